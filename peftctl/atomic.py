@@ -1,0 +1,132 @@
+"""Files that are complete or absent: write aside, fsync, rename, fsync the folder.
+
+A reader never sees half a file, whatever kills the writer. A directory is published the same way, and its
+manifest, written last, names every file with size and SHA-256.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from peftctl.errors import MachineError, UsageError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8) in one step. Raises OSError; the old file then still stands."""
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), _default_mode())
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(aside)
+        raise
+    sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_text`` of indented JSON; NaN and infinities are refused, since no JSON reader takes them."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+
+@contextmanager
+def publish_directory(target: Path) -> Iterator[Path]:
+    """A folder to fill beside ``target``; on a clean exit it is synced and renamed to ``target``.
+
+    On any exception the folder is removed and ``target`` never comes to exist. Raises UsageError where
+    ``target`` exists already.
+    """
+    if target.exists():
+        raise UsageError(f"{target}: exists already", hint="name another place, or remove it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    aside.chmod(_default_mode() | 0o111)
+    try:
+        yield aside
+        for path in sorted(aside.rglob("*")):
+            if path.is_file():
+                path.chmod(_default_mode())  # safetensors leaves 0600, whatever the umask
+            sync(path)
+        sync(aside)
+        os.rename(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a folder: after this a power cut does not undo it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inventory(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every file below ``folder`` by its relative name, with ``size_bytes`` and ``sha256``."""
+    return {
+        path.relative_to(folder).as_posix(): {"size_bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@contextmanager
+def lock(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock on ``path`` (made, and removed again), or raise MachineError(``busy``) if another has it.
+
+    The kernel drops the lock with the process that holds it, so a lock left by a killed process is no lock.
+    """
+    file = _locked(path, busy, wait)
+    try:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _locked(path: Path, busy: str, wait: bool) -> TextIO:
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # Whoever held it may have removed the file since it was opened; a lock on that one excludes nobody.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+            file.close()
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            file.close()
+            raise MachineError(f"{busy} (process {holder})") from None
+
+
+def _default_mode() -> int:
+    """0666 less the umask. Linux tells the umask without changing it, which would race with other threads."""
+    with suppress(OSError, StopIteration, ValueError), open("/proc/self/status", encoding="ascii") as file:
+        return 0o666 & ~int(next(line for line in file if line.startswith("Umask:")).split()[1], 8)
+    return 0o644

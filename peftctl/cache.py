@@ -1,0 +1,14 @@
+"""The user's cache: what can be made again, kept because making it takes time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_home() -> Path:
+    """``$PEFTCTL_CACHE``, else ``$XDG_CACHE_HOME/peftctl``, else ``~/.cache/peftctl``. Made if absent."""
+    written = os.environ.get("PEFTCTL_CACHE")
+    home = Path(written) if written else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "peftctl"
+    home.mkdir(parents=True, exist_ok=True)
+    return home

@@ -1,0 +1,240 @@
+"""The verbs. Each opens what it needs inside itself: ``--help`` imports neither torch nor the rest."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from peftctl import __version__
+from peftctl.errors import EXIT_BUG, EXIT_INTERRUPTED, MachineError, PeftctlError, UsageError
+
+app = typer.Typer(
+    name="peftctl",
+    help="Fine-tune a model from a YAML recipe.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Verb = TypeVar("Verb", bound=Callable[..., None])
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def outcomes(verb: Verb) -> Verb:
+    """What a verb raises, as one clear message and the right exit code."""
+
+    @functools.wraps(verb)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        from peftctl import console, quiet
+
+        quiet.quiet_libraries()
+        try:
+            verb(*args, **kwargs)
+        except PeftctlError as error:
+            console.show_error(error)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            console.note("interrupted")
+            sys.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except Exception as error:
+            if machine := _machine_fault(error):
+                console.show_error(machine)
+                sys.exit(machine.exit_code)
+            from peftctl import crashlog
+
+            console.note(
+                f"error: a bug in peftctl: {type(error).__name__}; a report of it is in {crashlog.write(error)}"
+            )
+            sys.exit(EXIT_BUG)
+
+    return guarded  # type: ignore[return-value]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        from peftctl import console
+
+        console.say(f"peftctl {__version__}")
+
+
+@app.command()
+@outcomes
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML recipe.")],
+    output: Annotated[str | None, typer.Option(metavar="DIR", help="Run directory, instead of the recipe's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train what the recipe says and leave a checked adapter."""
+    from peftctl import console
+    from peftctl.recipe import load
+    from peftctl.recipe.load import read_text
+
+    loaded = load(recipe, output)
+    with console.watch(as_json=as_json) as listener:
+        from peftctl import quiet
+        from peftctl.events import Events
+        from peftctl.train import job
+
+        quiet.no_progress_bars()
+        job.train(loaded, read_text(recipe), Events(listener))
+
+
+@app.command(name="eval")
+@outcomes
+def evaluate(
+    run: RunPath,
+    on: Annotated[str, typer.Option(help="What to measure: adapter, base or both.")] = "both",
+    data: Annotated[Path | None, typer.Option(help="Held-out rows, instead of the recipe's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many rows.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run on held-out rows, beside its untrained base."""
+    from peftctl import console
+
+    sides = _sides(on)
+    loaded = _load(run)
+    measure = loaded.held_out(data, limit)
+    measured = {}
+    for side in sides:
+        if side == "base":
+            with loaded.base() as model:
+                measured[side] = measure(model)
+        else:
+            measured[side] = measure(loaded.model)
+    if as_json:
+        console.say_json({"run": str(loaded.run.path), "rows": len(measure.rows), **measured})
+        return
+    console.say(f"{len(measure.rows)} held-out rows" + _dropped(measure.rows.dropped))
+    headings, table = _measured_table(measured)
+    console.table(headings, table)
+
+
+@app.command()
+@outcomes
+def generate(
+    run: RunPath,
+    prompt: Annotated[str | None, typer.Argument(help="What to answer; standard input where absent.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message before it.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Continue the text itself: no chat template.")] = False,
+    on: Annotated[str, typer.Option(help="Who answers: adapter, base or both.")] = "adapter",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this mass.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes what is drawn.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Let a run answer, as it writes."""
+    from peftctl import console
+    from peftctl.example import Turn
+
+    sides = _sides(on)
+    if plain and system is not None:
+        raise UsageError("--system: has no effect with --plain, which uses no chat template")
+    asked = sys.stdin.read() if prompt is None else prompt
+    if not asked:
+        raise UsageError("PROMPT: nothing to answer")
+    loaded = _load(run)
+    from peftctl.generate import Sampling, encode_prompt
+    from peftctl.generate import generate as write
+
+    if not plain and not loaded.tokenizer.chat_template:
+        raise UsageError("the model has no chat template", "--plain continues the text itself")
+    turns = [Turn("system", system)] if system is not None else []
+    ids = encode_prompt(asked if plain else [*turns, Turn("user", asked)], loaded.tokenizer)
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    answers = {}
+    for side in sides:
+        heard = None if as_json else console.piece
+        if len(sides) > 1 and not as_json:
+            console.piece(f"{side}: ")
+        if side == "base":
+            with loaded.base() as model:
+                answers[side] = write(model, loaded.tokenizer, ids, sampling, heard)
+        else:
+            answers[side] = write(loaded.model, loaded.tokenizer, ids, sampling, heard)
+        if not as_json:
+            console.piece("\n")
+    if as_json:
+        console.say_json(answers)
+
+
+@app.command()
+@outcomes
+def export(
+    run: RunPath,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    to: Annotated[str, typer.Option(help="The form it is to take.")],
+    as_json: Json = False,
+) -> None:
+    """Ship what a run left, checked."""
+    from peftctl import console
+    from peftctl.exporters.export import export as publish
+    from peftctl.run import open_run
+
+    manifest = publish(open_run(run), out, to)
+    if as_json:
+        console.say_json(manifest)
+    else:
+        console.say(f"{out}: {to}, verified: {manifest['verified']}")
+
+
+def _load(run: Path) -> Any:
+    from peftctl import load, quiet
+
+    quiet.no_progress_bars()
+    return load(run)
+
+
+def _sides(on: str) -> list[str]:
+    sides = {"adapter": ["adapter"], "base": ["base"], "both": ["base", "adapter"]}
+    if on not in sides:
+        raise UsageError(f"--on: no such side (found {on!r}); allowed: {', '.join(sides)}")
+    return sides[on]
+
+
+def _dropped(dropped: Any) -> str:
+    return f" (dropped: {', '.join(f'{count} {reason}' for reason, count in dropped.items())})" if dropped else ""
+
+
+def _measured_table(measured: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """A row for each side, and one for the commonest answer where there are choices."""
+    first = next(iter(measured.values()))
+    plain = [key for key, value in first.items() if isinstance(value, float)]
+    by_choice = "likeliest" in first
+    rows = [
+        [side, *(f"{metrics[key]:.4g}" for key in plain)]
+        + ([f"{metrics['likeliest'][key]:.3f}" for key in ("accuracy", "macro_f1")] if by_choice else [])
+        for side, metrics in measured.items()
+    ]
+    if by_choice:
+        commonest = [f"{first['majority'][key]:.3f}" for key in ("accuracy", "macro_f1")]
+        rows.insert(0, ["commonest answer", *("-" for _ in plain), *commonest])
+    return ["", *plain, *(["accuracy", "macro_f1"] if by_choice else [])], rows
+
+
+def _machine_fault(error: Exception) -> MachineError | None:
+    """A fault of the machine that a library reported in its own way."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
+        return MachineError("out of memory", "a smaller train.micro_batch_tokens or data.max_length needs less")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return MachineError(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
+    return None

@@ -1,0 +1,157 @@
+"""What a person sees, and the only module that knows how: Rich on a terminal, plain lines elsewhere, or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from peftctl.crashlog import redact
+from peftctl.errors import PeftctlError
+from peftctl.events import Event, Listener
+
+
+def show_error(error: PeftctlError) -> None:
+    """The message and the hint on standard error, ``error:`` and ``hint:`` coloured on a terminal."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("[bold red]error:[/]", end=" ")
+    console.print(redact(error.message), markup=False)
+    if error.hint:
+        console.print("[bold cyan]hint:[/]", end=" ")
+        console.print(redact(error.hint), markup=False)
+
+
+def note(text: str) -> None:
+    """A line on standard error, so that standard output holds results alone."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def say(text: str = "") -> None:
+    """A line of result on standard output."""
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def piece(text: str) -> None:
+    """Part of a line of result, at once: generated text as it comes."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def say_json(value: Any) -> None:
+    """One JSON value on one line of standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table: the first column text, the others numbers."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for index, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(made)
+
+
+@contextmanager
+def watch(*, as_json: bool) -> Iterator[Listener]:
+    """A listener for a training run's events, in the form that the output asks for."""
+    if as_json:
+        yield say_json
+    elif sys.stdout.isatty():
+        with _live() as listener:
+            yield listener
+    else:
+        yield lambda event: _print_lines(Console(highlight=False, soft_wrap=True), event)
+
+
+@contextmanager
+def _live() -> Iterator[Listener]:
+    """Lines as they come, and below them one line that moves: step, loss, rate, speed, memory, time left."""
+    console = Console(highlight=False)
+    progress = Progress(
+        TextColumn("[bold]{task.completed}/{task.total}[/]"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[said]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    with Live(progress, console=console, refresh_per_second=4, transient=False):
+        task = None
+
+        def listen(event: Event) -> None:
+            nonlocal task
+            if event["event"] != "step":
+                _print_lines(console, event)
+                return
+            if task is None:
+                task = progress.add_task("train", total=event["steps"], said="")
+            progress.update(task, completed=event["step"], said=_step(event))
+
+        yield listen
+
+
+def _print_lines(console: Console, event: Event) -> None:
+    for line in lines(event):
+        console.print(redact(line), markup=False)
+
+
+def lines(event: Event) -> list[str]:
+    """An event as the plain lines a log would keep."""
+    kind = event["event"]
+    if kind == "stage":
+        return [f"{event['name']:<8} {event['detail']}"]
+    if kind == "data":
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in event["dropped"].items())
+        kept = f"{event['kept']:,} of {event['read']:,} rows" + (f" (dropped: {dropped})" if dropped else "")
+        learned = f"{event['tokens']:,} tokens, {event['supervised_tokens']:,} of them learned"
+        return [f"         {event['source']}: {kept}, {learned}, longest {event['longest']:,}"]
+    if kind == "model":
+        share = 100 * event["trainable"] / event["parameters"]
+        placed = ", ".join(f"{name} x{count}" for name, count in event["targets"].items())
+        return [
+            f"         {event['parameters'] / 1e6:,.1f}M parameters, {event['trainable'] / 1e6:,.2f}M trained "
+            f"({share:.2g} %), {event['dtype']} on {event['device']}",
+            f"         targets: {placed}",
+        ]
+    if kind == "step":
+        left = (event["steps"] - event["step"]) * event["seconds"]
+        return [f"step {event['step']:>5}/{event['steps']}  {_step(event)}  {clock(left)} left"]
+    if kind == "eval":
+        return [f"eval     step {event['step']}: " + "  ".join(figures(event))]
+    if kind == "skipped":
+        return [f"warning: step {event['step']} made no update: {event['reason']}"]
+    if kind == "warning":
+        return [f"note: {event['message']}"]
+    return [f"done     {event['path']} in {clock(event['seconds'])}"]
+
+
+def figures(metrics: Mapping[str, Any]) -> list[str]:
+    """Metrics as words: plain numbers, and accuracy and macro F1 of what is scored by choice."""
+    said = [f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, float)]
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            said.append(f"{key}: accuracy {value['accuracy']:.3f}, macro F1 {value['macro_f1']:.3f}")
+    return said
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _step(event: Event) -> str:
+    loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
+    return (
+        f"loss {loss}  lr {event['learning_rate']:.2e}  {event['tokens_per_s']:,.0f} tok/s  "
+        f"{event['peak_memory_bytes'] / 1e9:.1f} GB"
+    )

@@ -1,0 +1,125 @@
+"""Examples to encoded rows, with every row accounted for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from peftctl.data.order import order
+from peftctl.data.sources import SHOWN_FAULTS, Sourced, read_examples
+from peftctl.errors import DataError, Place
+from peftctl.example import RowFault
+from peftctl.recipe.schema import Recipe
+from peftctl.tasks import Task
+from peftctl.text.tokens import Encoded
+
+TOO_LONG = "longer than max_length"
+NOTHING_LEARNED = "nothing to learn"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows, their places, the examples they came from, and what became of the rest."""
+
+    encoded: tuple[Encoded, ...]
+    sources: tuple[Sourced, ...]
+    read: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(row) for row in self.encoded)
+
+    @property
+    def supervised_tokens(self) -> int:
+        return sum(row.supervised for row in self.encoded)
+
+    @property
+    def longest(self) -> int:
+        return max(len(row) for row in self.encoded)
+
+    def facts(self) -> dict[str, Any]:
+        """What the log and the manifest say of these rows."""
+        return {
+            "read": self.read,
+            "kept": len(self),
+            "dropped": dict(self.dropped),
+            "tokens": self.tokens,
+            "supervised_tokens": self.supervised_tokens,
+            "longest": self.longest,
+        }
+
+
+def read(recipe: Recipe) -> tuple[list[Sourced], list[Sourced]]:
+    """The recipe's training and held-out examples. Raises DataError; no tokenizer or model is needed."""
+    task = recipe.task.name
+    train: list[Sourced] = []
+    for source in recipe.data.train:
+        train += read_examples(recipe.path(source.path), source.format, source.limit, task)
+    held_out = recipe.data.eval
+    if held_out is None:
+        return train, []
+    if held_out.path is not None:
+        return train, read_examples(recipe.path(held_out.path), held_out.format, held_out.limit, task)
+    count = held_out.count or max(1, round((held_out.split or 0) * len(train)))
+    if count >= len(train):
+        raise DataError(
+            f"data.eval: {count} rows are to be held out of {len(train)}, so none would be left to train on"
+        )
+    taken = set(order(recipe.train.seed, HELD_OUT, len(train))[:count].tolist())
+    kept = [row for index, row in enumerate(train) if index not in taken]
+    return kept, [row for index, row in enumerate(train) if index in taken]
+
+
+# The "epoch" whose order says which rows are held out: no training epoch is numbered so.
+HELD_OUT = 2**32 - 1
+
+
+def encode(examples: Sequence[Sourced], task: Task, tokenizer: Any, max_length: int, name: str) -> Rows:
+    """The examples as ids. Rows too long or with nothing to learn are dropped and counted.
+
+    Raises DataError where a row cannot be encoded at all, or where none is left.
+    """
+    encoded: list[Encoded] = []
+    kept: list[Sourced] = []
+    dropped: Counter[str] = Counter()
+    faults: list[str] = []
+    for sourced in examples:
+        if not isinstance(sourced.example, task.accepts):
+            accepts = ", ".join(kind.__name__ for kind in task.accepts)
+            faults.append(
+                f"{sourced.place}: a {type(sourced.example).__name__}, where {task.name} learns from {accepts}"
+            )
+            continue
+        try:
+            row = task.encode(sourced.example, tokenizer)
+        except RowFault as fault:
+            faults.append(f"{sourced.place}: {fault}")
+            continue
+        if len(row) > max_length:
+            dropped[TOO_LONG] += 1
+        elif row.supervised == 0:
+            dropped[NOTHING_LEARNED] += 1
+        else:
+            encoded.append(row)
+            kept.append(sourced)
+    if faults:
+        more = f"\n... and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+        raise DataError("\n".join(faults[:SHOWN_FAULTS]) + more)
+    if not encoded:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        raise DataError(
+            f"none of the {len(examples)} {name} rows is left: {reasons}",
+            hint=f"data.max_length is {max_length}" if dropped[TOO_LONG] else "no row has a turn or text to learn",
+        )
+    return Rows(tuple(encoded), tuple(kept), len(examples), dict(dropped))
+
+
+def first_place(rows: Rows) -> Place:
+    """Where the first row stands."""
+    return rows.sources[0].place

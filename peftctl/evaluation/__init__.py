@@ -1,0 +1,1 @@
+"""Measuring a model on held-out rows: loss, and the likelihood of given answers."""

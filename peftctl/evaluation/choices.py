@@ -1,0 +1,122 @@
+"""Which of some given answers a model finds likeliest, and how often that is the right one.
+
+The score of an answer is the sum of the log-probabilities of its tokens, end of turn included, after the prompt
+that inference would show: exactly the tokens that training learns for that answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from peftctl.data.batches import micro_batches
+from peftctl.data.collate import Collator
+from peftctl.data.sources import Sourced
+from peftctl.errors import DataError
+from peftctl.example import Conversation, Segment, Segments
+from peftctl.text.tokens import Encoded
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row asked with each answer: ``variants`` are the row's encodings, ``answer`` the right one's index."""
+
+    variants: tuple[Encoded, ...]
+    answer: int
+
+
+def questions(rows: Sequence[Sourced], choices: Sequence[str], collate: Collator, max_length: int) -> list[Question]:
+    """The rows with their last learned text replaced by each choice in turn; rows that are too long are left out.
+
+    Raises DataError where a row's last learned text is none of the choices.
+    """
+    asked = []
+    for row in rows:
+        answer = _answer(row, choices)
+        variants = tuple(collate.task.encode(_with_answer(row, choice), collate.tokenizer) for choice in choices)
+        if max(len(variant) for variant in variants) <= max_length:
+            asked.append(Question(variants, answer))
+    if not asked:
+        raise DataError("eval.choices: no held-out row is short enough to be scored")
+    return asked
+
+
+def score(model: Any, asked: Sequence[Question], collate: Collator, tokens: int) -> Scores:
+    """Log-probability of each choice for each question, [questions, choices]."""
+    import torch
+
+    flat = [variant for question in asked for variant in question.variants]
+    at = {id(variant): index for index, variant in enumerate(flat)}
+    scores = np.zeros(len(flat))
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for group in micro_batches(flat, tokens):
+            for variant, value in zip(group, _log_probabilities(model, collate(group)), strict=True):
+                scores[at[id(variant)]] = value
+    model.train(was_training)
+    return scores.reshape(len(asked), -1)
+
+
+def classify(scores: Scores, answers: Sequence[int], choices: Sequence[str]) -> dict[str, Any]:
+    """Accuracy and macro F1 of the likeliest choice (the first of equals), and F1 by choice."""
+    return report(scores.argmax(axis=1), answers, choices)
+
+
+def majority(answers: Sequence[int], choices: Sequence[str]) -> dict[str, Any]:
+    """The same figures for always giving the commonest answer: what any model has to beat."""
+    commonest = int(np.bincount(answers, minlength=len(choices)).argmax())
+    return report(np.full(len(answers), commonest), answers, choices)
+
+
+def report(guesses: npt.ArrayLike, answers: npt.ArrayLike, choices: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, macro F1 (the unweighted mean of each choice's F1; one never guessed nor right has 0), F1 by choice."""
+    guessed, right = np.asarray(guesses), np.asarray(answers)
+    by_choice = {}
+    for index, choice in enumerate(choices):
+        hits = int(((guessed == index) & (right == index)).sum())
+        asked_or_guessed = int((guessed == index).sum() + (right == index).sum())
+        by_choice[choice] = 2 * hits / asked_or_guessed if asked_or_guessed else 0.0
+    return {
+        "accuracy": float((guessed == right).mean()),
+        "macro_f1": float(np.mean(list(by_choice.values()))),
+        "f1": by_choice,
+        "rows": len(right),
+    }
+
+
+def _log_probabilities(model: Any, batch: Mapping[str, Any]) -> list[float]:
+    """The log-probability of the learned tokens of each row of a batch."""
+    logits = model(**batch["inputs"]).logits
+    if logits.shape[1] != batch["targets"].shape[1]:
+        logits = logits[:, batch["positions"]]
+    logp = logits.float().log_softmax(-1).gather(-1, batch["targets"].unsqueeze(-1)).squeeze(-1)
+    sums: list[float] = (logp.double() * (batch["weights"] != 0)).sum(dim=1).tolist()
+    return sums
+
+
+def _answer(row: Sourced, choices: Sequence[str]) -> int:
+    example = row.example
+    text = example.turns[-1].content if isinstance(example, Conversation) else example.pieces[-1].text
+    if text not in choices:
+        raise DataError(
+            f"{row.place}: ends with {text[:40]!r}, which is none of eval.choices ({', '.join(choices)})",
+            hint="eval.choices is for rows whose last turn is always one of a few answers",
+        )
+    return list(choices).index(text)
+
+
+def _with_answer(row: Sourced, choice: str) -> Conversation | Segments:
+    """The row with ``choice`` for its last text, and only that text to be scored."""
+    example = row.example
+    if isinstance(example, Conversation):
+        read = tuple(replace(turn, weight=0.0) for turn in example.turns[:-1])
+        return Conversation((*read, replace(example.turns[-1], content=choice, weight=1.0)))
+    pieces = tuple(replace(piece, weight=0.0) for piece in example.pieces[:-1])
+    return Segments((*pieces, Segment(choice, 1.0)), whole=example.whole)

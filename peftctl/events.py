@@ -1,0 +1,50 @@
+"""What a run reports while it goes on. The loop emits events; the console, metrics.jsonl and trackers listen.
+
+An event is one flat JSON object with at least ``event``, its kind. Kinds and their fields:
+
+    stage   name, detail                          a new part of the job has begun
+    data    source, read, kept, dropped, ...      what became of the rows
+    model   parameters, trainable, targets, ...   what is trained
+    step    step, steps, loss, learning_rate, tokens, supervised_tokens, tokens_per_s, grad_norm,
+            peak_memory_bytes, epoch, seconds     one optimizer step (sums over the steps since the last event)
+    eval    step, loss, ...                       an evaluation during training
+    skipped step, reason                          an update left out because its numbers were not finite
+    warning message                               something a person should look at
+    done    path, verified, ...                   the run is published
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Event = Mapping[str, Any]
+Listener = Callable[[Event], None]
+
+
+class Events:
+    """Hands each event to every listener, in the order they were added."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = list(listeners)
+
+    def add(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        event = {"event": kind, **fields}
+        for listener in self._listeners:
+            listener(event)
+
+
+def metrics_log(path: Path) -> Listener:
+    """A listener that appends each event to ``path`` as a line of JSON, so that a killed run keeps its past."""
+
+    def listen(event: Event) -> None:
+        line = json.dumps(event, ensure_ascii=False, allow_nan=False, default=str)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    return listen

@@ -1,0 +1,39 @@
+"""The adapter as a folder that plain peft loads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftctl.atomic import inventory
+from peftctl.errors import VerificationError
+from peftctl.run import Run
+
+
+@dataclass(frozen=True)
+class Adapter:
+    name: str = "adapter"
+    summary: str = "the adapter as plain peft loads it, with tokenizer and chat template"
+
+    def accepts(self, run: Run) -> str:
+        return "" if run.manifest["artifact"] == "adapter" else "the run trained the model itself, not an adapter"
+
+    def write(self, run: Run, folder: Path) -> None:
+        shutil.copytree(run.adapter, folder, dirs_exist_ok=True)
+
+    def verify(self, run: Run, folder: Path) -> Mapping[str, Any]:
+        """Every file is, byte for byte, the one whose reload gave the trained model's logits."""
+        recorded = {
+            name.removeprefix("adapter/"): entry
+            for name, entry in run.manifest["files"].items()
+            if name.startswith("adapter/")
+        }
+        if inventory(folder) != recorded:
+            raise VerificationError(f"{run.adapter} is not what the run's manifest says it is; nothing was published")
+        return {"verified": "yes", "reload": run.manifest["verified"]["reload"]}
+
+
+EXPORTER = Adapter()

@@ -1,0 +1,33 @@
+"""What an exporter is: one form in which another program takes what a run left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from peftctl.run import Run
+
+
+class Exporter(Protocol):
+    """Writes a run's result in one form, and checks what it wrote in the program it is for."""
+
+    @property
+    def name(self) -> str:
+        """The word for it: ``peftctl export RUN OUT --to NAME``."""
+
+    @property
+    def summary(self) -> str:
+        """What it writes, in a line."""
+
+    def accepts(self, run: Run) -> str:
+        """Why this run cannot be exported so, or "" where it can."""
+
+    def write(self, run: Run, folder: Path) -> None:
+        """Fill the empty ``folder``."""
+
+    def verify(self, run: Run, folder: Path) -> Mapping[str, Any]:
+        """Check ``folder`` against the run and return the figures: ``verified`` is "yes", or "no" with a ``reason``.
+
+        Raises VerificationError where it differs.
+        """

@@ -1,0 +1,41 @@
+"""One path for every exporter: refuse early, write aside, verify, manifest, rename."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peftctl.atomic import inventory, publish_directory, write_json
+from peftctl.errors import UsageError
+from peftctl.exporters import EXPORTERS
+from peftctl.nearest import nearest
+from peftctl.run import Run
+
+
+def export(run: Run, out: Path, to: str) -> dict[str, Any]:
+    """Publish the run's result as ``to`` in ``out`` and return the manifest written there.
+
+    Raises UsageError where there is no such form, or where it or ``out`` will not do; VerificationError where what
+    was written differs from the run. Then ``out`` does not exist.
+    """
+    if to not in EXPORTERS:
+        near = nearest(to, EXPORTERS)
+        meant = f"; did you mean {near}?" if near else ""
+        raise UsageError(f"--to: no such form (found {to!r}); allowed: {', '.join(EXPORTERS)}{meant}")
+    exporter = EXPORTERS[to]
+    if reason := exporter.accepts(run):
+        raise UsageError(f"{run.path} cannot be exported as {to}: {reason}")
+    with publish_directory(out.absolute()) as folder:
+        exporter.write(run, folder)
+        verified = exporter.verify(run, folder)
+        manifest = {
+            "manifest": 1,
+            "kind": "export",
+            "to": to,
+            "run": str(run.path),
+            "base": run.manifest["base"],
+            **verified,
+            "files": inventory(folder),
+        }
+        write_json(folder / "manifest.json", manifest)
+    return manifest

@@ -1,0 +1,80 @@
+"""Text from a model: greedy or sampled, piece by piece as it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peftctl.example import Conversation, Turn
+from peftctl.text import chat
+from peftctl.text.tokens import prompt_ids
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """``temperature`` 0 takes the likeliest token; above it tokens are drawn, among the likeliest ``top_p`` mass."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def encode_prompt(prompt: str | Sequence[Turn], tokenizer: Any) -> list[int]:
+    """Ids of a plain prompt, or of turns with the template's generation prompt, as training saw them."""
+    if isinstance(prompt, str):
+        return prompt_ids(prompt, tokenizer, whole=True)
+    return prompt_ids(chat.render(prompt, tokenizer, generation_prompt=True), tokenizer, whole=False)
+
+
+def generate(
+    model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sampling, heard: Callable[[str], None] | None = None
+) -> str:
+    """What the model writes after the ids of ``prompt``, stop token left out. ``heard`` gets it piece by piece."""
+    import torch
+
+    ids = torch.tensor([list(prompt)], device=model.device)
+    choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if sampling.temperature > 0:
+        torch.manual_seed(sampling.seed)
+        choice = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    model.eval()
+    with torch.no_grad():
+        made = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=stop_ids(model, tokenizer),
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            streamer=_streamer(tokenizer, heard) if heard else None,
+            **choice,
+        )
+    text: str = tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)
+    return text
+
+
+def stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Every id that ends a text: the tokenizer's, the model's own, and the one that ends a turn of its template."""
+    stops: set[int] = set()
+    configured = model.generation_config.eos_token_id
+    stops.update([configured] if isinstance(configured, int) else configured or [])
+    if tokenizer.eos_token_id is not None:
+        stops.add(tokenizer.eos_token_id)
+    if tokenizer.chat_template:
+        turns = (Turn("user", "a"), Turn("assistant", "b", weight=1.0))
+        learned = [piece.text for piece in chat.segments(Conversation(turns), tokenizer).pieces if piece.weight]
+        last = tokenizer(learned[-1], add_special_tokens=False)["input_ids"][-1]
+        if last in tokenizer.all_special_ids or last in tokenizer.added_tokens_decoder:
+            stops.add(last)
+    return sorted(stops)
+
+
+def _streamer(tokenizer: Any, heard: Callable[[str], None]) -> Any:
+    from transformers import TextStreamer
+
+    class Streamer(TextStreamer):  # type: ignore[misc]  # transformers is untyped
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            heard(text)
+
+    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

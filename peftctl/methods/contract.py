@@ -1,0 +1,78 @@
+"""What a method is: which parameters are trained, and how they are put into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from peftctl.settings import Settings
+
+Targets = Annotated[
+    str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)],
+    Field(
+        description=(
+            "Which modules get an adapter: `all-linear` (every linear layer but the head), a name (`q_proj`: every "
+            "module so called), a pattern with `*`, `?` or `[...]` over the full dotted name, or a list of names "
+            "and patterns. An entry that matches nothing is an error."
+        )
+    ),
+]
+
+
+class MethodSettings(Settings):
+    """What every method has: its name, and where it goes."""
+
+    shorthand: ClassVar[str] = "name"
+
+    name: str
+    targets: Targets = "all-linear"
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is known of the data before the model is built.
+
+    ``rows`` kept for training, ``tokens`` and ``supervised_tokens`` in them, the ``longest`` row in tokens, and
+    the optimizer ``steps`` of the run.
+    """
+
+    rows: int
+    tokens: int
+    supervised_tokens: int
+    longest: int
+    steps: int
+
+
+class Method(Protocol):
+    """A parameter-efficient fine-tuning method."""
+
+    @property
+    def name(self) -> str:
+        """The word for it in a recipe."""
+
+    @property
+    def settings(self) -> type[MethodSettings]:
+        """Its settings, with defaults."""
+
+    @property
+    def artifact(self) -> Literal["adapter", "model"]:
+        """What a run of it leaves."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate that works for it unless the recipe says otherwise."""
+
+    def resolve(self, settings: Any) -> MethodSettings:
+        """The same settings with every default that depends on another made explicit."""
+
+    def build(self, model: Any, settings: Any, targets: Sequence[str], peft_type: str, facts: DataFacts) -> Any:
+        """Put the method into ``model`` at exactly ``targets`` (full module names); returns the PEFT model."""
+
+    def parameters(self, settings: Any, shapes: Mapping[str, tuple[int, int]]) -> int:
+        """How many parameters it trains, by formula, given each target's (inputs, outputs)."""
+
+    def after_update(self, model: Any, step: int) -> None:
+        """Called after the optimizer's update of ``step`` and before gradients are cleared."""

@@ -1,0 +1,48 @@
+"""A method put into a model, and the proof that it went where it was meant to and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from peftctl.errors import VerificationError
+from peftctl.methods import DataFacts, Method, MethodSettings
+
+
+def attach(
+    model: Any,
+    method: Method,
+    settings: MethodSettings,
+    targets: Mapping[str, tuple[int, int]],
+    peft_type: str,
+    facts: DataFacts,
+) -> Any:
+    """The PEFT model, its trainable tensors float32. The caller has seeded torch.
+
+    Raises VerificationError where other modules were changed, or another number of parameters is trained, than
+    the recipe and the method's formula say.
+    """
+    import torch
+
+    peft_model = method.build(model, settings, list(targets), peft_type, facts)
+    changed = set(peft_model.targeted_module_names)
+    if changed != set(targets):
+        odd = sorted(changed ^ set(targets))
+        raise VerificationError(f"method: {method.name} was not put where it was meant to go: {', '.join(odd[:5])}")
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+    found, expected = trainable(peft_model), method.parameters(settings, targets)
+    if found != expected:
+        raise VerificationError(f"method: {method.name} trains {found} parameters, where its formula gives {expected}")
+    return peft_model
+
+
+def trainable(model: Any) -> int:
+    """How many parameters are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def total(model: Any) -> int:
+    """How many parameters the model has, the method's included, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())

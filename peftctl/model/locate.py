@@ -1,0 +1,71 @@
+"""Where a base model is: a folder, a GGUF file turned into one, or the hub's copy of one in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from peftctl.errors import UsageError
+from peftctl.model import gguf
+from peftctl.nearest import nearest
+from peftctl.recipe.schema import Recipe
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model on this machine.
+
+    ``name`` is what plain peft is to load it by: the hub id, or the absolute folder. ``commit`` is the hub's.
+    """
+
+    name: str
+    folder: Path
+    origin: Literal["folder", "gguf", "hub"]
+    commit: str | None = None
+
+
+def locate(recipe: Recipe, note: Callable[[str], None]) -> Base:
+    """The folder of the recipe's model, fetched or converted if need be. ``note`` hears what takes time.
+
+    Raises UsageError where there is no such model or it holds only pickles, MachineError where it cannot be had.
+    """
+    name, revision = recipe.model.name, recipe.model.revision
+    path = recipe.path(name)
+    local = path.exists() or name.lower().endswith(".gguf") or name.startswith((".", "/", "~"))
+    if not local:
+        from peftctl.model import hub
+
+        snapshot = hub.fetch(name, revision, note=note, code=recipe.model.trust_remote_code)
+        return Base(name, snapshot.folder, "hub", snapshot.commit)
+    if revision is not None:
+        raise UsageError(f"model.revision: has no effect on a local model (found {revision!r} for {path})")
+    if not path.exists():
+        near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+        raise UsageError(f"model.name: no such file or folder: {path}", f"did you mean {near}?" if near else "")
+    if path.is_dir():
+        _check_folder(path)
+        return Base(str(path), path, "folder")
+    if path.suffix.lower() != ".gguf":
+        raise UsageError(f"model.name: {path} is neither a folder nor a .gguf file")
+    folder = gguf.plain_folder(path, note)
+    return Base(str(folder), folder, "gguf")
+
+
+def _check_folder(path: Path) -> None:
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise UsageError(f"model.name: {path} holds an adapter, not a model", "name the adapter's base model")
+    if not (path / "config.json").exists():
+        raise UsageError(f"model.name: {path} holds no config.json, so it is no model folder")
+    if any(path.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
+    if pickled:
+        raise UsageError(
+            f"model.name: {path} holds its weights as {pickled[0]}, and loading a pickle can run any code",
+            "convert it to safetensors, or take a revision that has them",
+        )
+    raise UsageError(f"model.name: {path} holds no *.safetensors, so there are no weights to load")

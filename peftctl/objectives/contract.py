@@ -1,0 +1,38 @@
+"""What an objective is: the number that training lowers, as a sum and the count it is to be divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Loss:
+    """``sum`` is a scalar tensor with a graph; ``count`` what it sums over. ``extras`` are sums to be logged.
+
+    The loss of an optimizer step is the sum of its micro-batches' sums over the sum of their counts, so it does
+    not depend on how the step was cut into micro-batches or dealt to processes.
+    """
+
+    sum: Any
+    count: float
+    extras: Mapping[str, float] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """A training objective."""
+
+    @property
+    def name(self) -> str:
+        """The word for it in a recipe."""
+
+    @property
+    def splittable(self) -> bool:
+        """Whether sums over micro-batches add up exactly to the sum over the batch."""
+
+    def count(self, row: Any) -> float:
+        """What an encoded row adds to the count, known before any forward pass."""
+
+    def step(self, model: Any, batch: Mapping[str, Any]) -> Loss:
+        """The forward pass and its loss. ``batch`` is what the task's ``collate`` made."""

@@ -1,0 +1,9 @@
+"""A recipe: its settings, how it is read from YAML, how its open choices are made, and how it is written."""
+
+from __future__ import annotations
+
+from peftctl.recipe.dump import dump
+from peftctl.recipe.load import load
+from peftctl.recipe.schema import Recipe
+
+__all__ = ["Recipe", "dump", "load"]

@@ -1,0 +1,83 @@
+"""Rules that hold between settings. They judge the written values, so that one wrong field hides no other fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from peftctl.errors import Fault
+from peftctl.recipe import nodes
+from peftctl.recipe.nodes import Document
+
+Rule = Callable[[Document], Iterator[Fault]]
+
+
+def faults(document: Document) -> list[Fault]:
+    """What breaks a rule between settings."""
+    return [fault for rule in RULES for fault in rule(document)]
+
+
+def _epochs_or_steps(document: Document) -> Iterator[Fault]:
+    if _written(document, ("train", "epochs")) and _written(document, ("train", "max_steps")):
+        yield _both(document, ("train", "epochs"), ("train", "max_steps"), "both say how long to train")
+
+
+def _one_eval_source(document: Document) -> Iterator[Fault]:
+    held_out = _at(document, ("data", "eval"))
+    if not isinstance(held_out, dict):
+        return
+    ways = [key for key in ("path", "split", "count") if held_out.get(key) is not None]
+    if not ways:
+        yield Fault(
+            document.place(("data", "eval")),
+            "data.eval",
+            "says nothing of where held-out rows come from",
+            allowed="one of path, split, count",
+        )
+    for other in ways[1:]:
+        yield _both(document, ("data", "eval", ways[0]), ("data", "eval", other), "both say which rows are held out")
+    if ways and ways[0] != "path":
+        for key, default in (("format", "auto"), ("limit", None)):
+            if held_out.get(key, default) != default:
+                yield _both(
+                    document,
+                    ("data", "eval", key),
+                    ("data", "eval", ways[0]),
+                    "has no effect on rows taken from the training rows",
+                )
+
+
+def _eval_needs_rows(document: Document) -> Iterator[Fault]:
+    if _at(document, ("data", "eval")) is None:
+        for key in ("every", "choices"):
+            if _written(document, ("eval", key)):
+                yield Fault(
+                    document.place(("eval", key)), f"eval.{key}", "has no effect without held-out rows: set data.eval"
+                )
+
+
+def _choices_differ(document: Document) -> Iterator[Fault]:
+    choices = _at(document, ("eval", "choices"))
+    if isinstance(choices, list) and len({str(choice) for choice in choices}) < len(choices):
+        yield Fault(document.place(("eval", "choices")), "eval.choices", "a choice is repeated", str(choices))
+
+
+RULES: tuple[Rule, ...] = (_epochs_or_steps, _one_eval_source, _eval_needs_rows, _choices_differ)
+
+
+def _at(document: Document, path: nodes.Path) -> Any:
+    value: Any = document.values
+    for part in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(part)
+    return value
+
+
+def _written(document: Document, path: nodes.Path) -> bool:
+    return _at(document, path) is not None
+
+
+def _both(document: Document, path: nodes.Path, other: nodes.Path, problem: str) -> Fault:
+    also = document.place(other)
+    return Fault(document.place(path), nodes.dotted(path), f"and {nodes.dotted(other)}: {problem}", also=also)

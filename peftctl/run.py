@@ -1,0 +1,116 @@
+"""A finished run as a value: what its directory says, and its model for use from Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftctl.data import encode
+from peftctl.data.collate import Collator
+from peftctl.data.sources import read_examples
+from peftctl.errors import UsageError
+from peftctl.evaluation.measure import Measurement
+from peftctl.example import Turn
+from peftctl.generate import Sampling, encode_prompt, generate
+from peftctl.model import identity
+from peftctl.model import load as loading
+from peftctl.model import locate as located
+from peftctl.nearest import nearest
+from peftctl.recipe import Recipe
+from peftctl.recipe import load as load_recipe
+from peftctl.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. ``recipe`` is the resolved one; ``manifest`` is manifest.json as it stands."""
+
+    path: Path
+    recipe: Recipe
+    manifest: Mapping[str, Any]
+
+    @property
+    def adapter(self) -> Path:
+        """The folder that plain peft loads."""
+        return self.path / "adapter"
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run with its model in memory: the base, with the trained adapter in it."""
+
+    run: Run
+    model: Any
+    tokenizer: Any
+    collate: Collator
+
+    @contextmanager
+    def base(self) -> Iterator[Any]:
+        """Within this context the model answers as the untrained base."""
+        with self.model.disable_adapter():
+            yield self.model
+
+    def generate(self, prompt: str | Sequence[Mapping[str, str]], **sampling: Any) -> str:
+        """What the model answers to a plain prompt, or to messages (each with role and content).
+
+        Keywords are those of ``Sampling``: max_new_tokens, temperature, top_p, seed. Greedy by default.
+        """
+        asked = prompt if isinstance(prompt, str) else [Turn(turn["role"], turn["content"]) for turn in prompt]
+        return generate(self.model, self.tokenizer, encode_prompt(asked, self.tokenizer), Sampling(**sampling))
+
+    def held_out(self, data: Path | None = None, limit: int | None = None) -> Measurement:
+        """The recipe's held-out rows, or those of ``data``, ready to be measured. Raises UsageError without any."""
+        recipe, task = self.run.recipe, self.collate.task
+        examples = read_examples(data, "auto", limit, task.name) if data else encode.read(recipe)[1][:limit]
+        if not examples:
+            raise UsageError(f"{self.run.path}: its recipe holds out no rows", "name some with --data FILE")
+        longest = recipe.data.max_length or 0
+        rows = encode.encode(examples, task, self.tokenizer, longest, "held-out")
+        tokens = recipe.train.micro_batch_tokens or 0
+        return Measurement(rows, self.collate, tokens, longest, recipe.eval.choices or ())
+
+
+def open_run(path: Path) -> Run:
+    """The run in ``path``. Raises UsageError where there is no finished one."""
+    manifest = path / "manifest.json"
+    if not manifest.exists():
+        if not path.is_dir():
+            near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+            raise UsageError(f"{path}: no such run directory", f"did you mean {path.with_name(near)}?" if near else "")
+        if (path / "adapter_config.json").exists():
+            raise UsageError(f"{path} is an adapter folder, not a run directory", "name the folder above it")
+        raise UsageError(f"{path} holds no manifest.json, so no run was finished there")
+    try:
+        facts = json.loads(manifest.read_text("utf-8"))
+    except ValueError:
+        raise UsageError(f"{manifest} is not JSON") from None
+    if not isinstance(facts, dict) or facts.get("kind") != "run":
+        raise UsageError(f"{manifest} is not the manifest of a run")
+    return Run(path.absolute(), load_recipe(path / "resolved.yaml"), facts)
+
+
+def load(path: str | Path) -> LoadedRun:
+    """The model that a run trained, loaded on the device Accelerate chooses.
+
+    Raises UsageError where there is no finished run, or where its base model is not the one it was trained on.
+    """
+    from accelerate import Accelerator
+    from peft import PeftModel
+
+    run = open_run(Path(path))
+    recipe, task = run.recipe, TASKS[run.recipe.task.name]
+    base = located.locate(recipe, lambda _: None)
+    identity.check(base, run.manifest["base"])
+    model = loading.load_model(base, recipe.model, task, recipe.model.dtype)
+    model = PeftModel.from_pretrained(model, run.adapter)
+    accelerator = Accelerator()
+    model = accelerator.prepare_model(model, evaluation_mode=True).eval()
+    tokenizer = loading.load_tokenizer(base, recipe.model)
+    collate = Collator(
+        task, tokenizer, loading.forward_takes(model.get_base_model(), "logits_to_keep"), accelerator.device
+    )
+    return LoadedRun(run, model, tokenizer, collate)

@@ -1,0 +1,46 @@
+"""What a task is: which model class, which examples, and how they become batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from peftctl.example import Example
+from peftctl.text.tokens import Encoded
+
+Batch = Mapping[str, Any]
+
+
+class Task(Protocol):
+    """One of PEFT's task types."""
+
+    @property
+    def name(self) -> str:
+        """The word for it in a recipe."""
+
+    @property
+    def peft_type(self) -> str:
+        """PEFT's name for it."""
+
+    @property
+    def accepts(self) -> tuple[type[Example], ...]:
+        """The kinds of example it learns from."""
+
+    @property
+    def objective(self) -> str:
+        """What it lowers unless the recipe says otherwise."""
+
+    def model_class(self) -> Any:
+        """The transformers auto class that builds its model."""
+
+    def encode(self, example: Example, tokenizer: Any) -> Encoded:
+        """An example as ids. Raises RowFault with the reason where it cannot be."""
+
+    def collate(self, rows: Sequence[Encoded], pad_id: int, *, slices_logits: bool) -> Batch:
+        """Rows as tensors for the objective. ``slices_logits``: the model's forward takes ``logits_to_keep``."""
+
+    def metrics(self, model: Any, batch: Batch) -> Mapping[str, float]:
+        """Sums over a batch, without gradients; keys are this task's own."""
+
+    def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
+        """Metrics of a data set from the added-up sums of its batches."""

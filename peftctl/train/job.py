@@ -1,0 +1,195 @@
+"""From recipe to published adapter, in the order in which things can fail: data before weights, checks before use."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from peftctl.atomic import inventory, publish_directory, sha256, write_json, write_text
+from peftctl.data import batches, encode
+from peftctl.data.collate import Collator
+from peftctl.data.order import derived_seed
+from peftctl.errors import MachineError
+from peftctl.evaluation.measure import Measurement
+from peftctl.events import Events, metrics_log
+from peftctl.methods import METHODS, DataFacts
+from peftctl.model import adapter, attach, identity, load, targets
+from peftctl.model.locate import Base, locate
+from peftctl.objectives import OBJECTIVES
+from peftctl.recipe import dump, resolve
+from peftctl.recipe.schema import Recipe
+from peftctl.tasks import TASKS
+from peftctl.train import loop, rundir
+from peftctl.train.optim import build_optimizer
+from peftctl.train.session import Session
+
+ADAPTER_START = 0
+PROBE_ROWS = 2
+MANIFEST_VERSION = 1
+RESOLVED = "Every choice made. Training this recipe gives the same bits."
+
+
+def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
+    """Run the recipe and leave its run directory. Raises PeftctlError; then nothing was published."""
+    started = time.time()
+    recipe = resolve.resolve(recipe)
+    with rundir.claim(Path(recipe.output).expanduser().absolute()) as run:
+        events.add(metrics_log(run / "metrics.jsonl"))
+        write_text(run / "recipe.yaml", recipe_text)
+        session, base, matched = prepare(recipe, events)
+        write_text(run / "resolved.yaml", dump(session.recipe, RESOLVED, full=True))
+        write_json(run / "environment.json", rundir.environment())
+
+        events.emit("stage", name="train", detail=f"{session.plan.steps} steps")
+        loop.run(session, events)
+
+        events.emit("stage", name="publish", detail=str(run / "adapter"))
+        facts = manifest(session, base, matched, publish(session, base, run), run)
+        write_json(run / "manifest.json", facts)  # before measuring: an evaluation that fails loses no run
+        if session.measure:
+            events.emit("stage", name="evaluate", detail=f"{len(session.measure.rows)} held-out rows")
+            facts["metrics"] = session.measure(session.model)
+            events.emit("eval", step=session.step, **facts["metrics"])
+            write_json(run / "manifest.json", facts)
+        seconds = round(time.time() - started, 1)
+        events.emit("done", path=str(run), steps=session.step, skipped=session.skipped, seconds=seconds)
+    return run
+
+
+def prepare(recipe: Recipe, events: Events) -> tuple[Session, Base, dict[str, tuple[int, int]]]:
+    """Everything up to the first step. Returns the session, the base and the targets with their shapes."""
+    import torch
+    from accelerate import Accelerator
+
+    task, method = TASKS[recipe.task.name], METHODS[recipe.method.name]
+    train_examples, held_out_examples = encode.read(recipe)
+    events.emit("stage", name="model", detail=recipe.model.name)
+    base = locate(recipe, lambda text: events.emit("warning", message=text))
+    config, tokenizer = load.load_config(base, recipe.model), load.load_tokenizer(base, recipe.model)
+    accelerator = Accelerator()
+    recipe = resolve.resolve_model(
+        recipe,
+        name=base.name,
+        commit=base.commit,
+        dtype=load.choose_dtype(recipe.model.dtype),
+        max_length=load.longest_row(config, tokenizer, recipe.data.max_length),
+        micro_batch_tokens=recipe.train.micro_batch_tokens or (1024 if accelerator.device.type == "cpu" else 8192),
+    )
+    longest = recipe.data.max_length or 0
+    events.emit("stage", name="data", detail=f"{len(train_examples)} rows")
+    rows = encode.encode(train_examples, task, tokenizer, longest, "training")
+    events.emit("data", source="train", **rows.facts())
+    held_out = None
+    if held_out_examples:
+        held_out = encode.encode(held_out_examples, task, tokenizer, longest, "held-out")
+        events.emit("data", source="eval", **held_out.facts())
+    plan = batches.plan(
+        len(rows),
+        recipe.train.batch_size,
+        recipe.train.seed,
+        epochs=recipe.train.epochs,
+        max_steps=recipe.train.max_steps,
+    )
+    facts = DataFacts(len(rows), rows.tokens, rows.supervised_tokens, rows.longest, plan.steps)
+
+    model = load.load_model(base, recipe.model, task, recipe.model.dtype)
+    matched = targets.resolve(model, recipe.method.targets)
+    recipe = resolve.resolve_targets(recipe, matched)
+    slices_logits = load.forward_takes(model, "logits_to_keep")
+    if recipe.train.gradient_checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    torch.manual_seed(derived_seed(recipe.train.seed, ADAPTER_START))
+    model = attach.attach(model, method, recipe.method, matched, task.peft_type, facts)
+    events.emit(
+        "model",
+        parameters=attach.total(model),
+        trainable=attach.trainable(model),
+        dtype=recipe.model.dtype,
+        device=str(accelerator.device),
+        targets=targets.summary(matched),
+    )
+    model = to_device(model, accelerator)
+    optimizer = build_optimizer(recipe.train, (p for p in model.parameters() if p.requires_grad))
+    collate = Collator(task, tokenizer, slices_logits, accelerator.device)
+    tokens, choices = recipe.train.micro_batch_tokens or 0, recipe.eval.choices or ()
+    measure = Measurement(held_out, collate, tokens, longest, choices) if held_out else None
+    session = Session(
+        recipe=recipe,
+        task=task,
+        method=method,
+        objective=OBJECTIVES[task.objective],
+        accelerator=accelerator,
+        model=model,
+        optimizer=optimizer,
+        collate=collate,
+        rows=rows,
+        measure=measure,
+        plan=plan,
+    )
+    return session, base, matched
+
+
+def to_device(model: Any, accelerator: Any) -> Any:
+    """The model where Accelerate wants it. Raises MachineError where it does not fit."""
+    import torch
+
+    try:
+        return accelerator.prepare_model(model)
+    except torch.OutOfMemoryError as error:
+        raise MachineError(f"the model does not fit on {accelerator.device}") from error
+
+
+def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
+    """The adapter in ``run``, by rename, after what was saved has given the trained model's logits.
+
+    From here on the session's model is the base with the adapter read back from disk.
+    """
+    import torch
+
+    model, tokenizer = session.accelerator.unwrap_model(session.model), session.collate.tokenizer
+    probe = session.collate(sorted(session.rows.encoded, key=len)[:PROBE_ROWS])["inputs"]
+    inputs = {key: value for key, value in probe.items() if key != "logits_to_keep"}
+    trained = adapter.logits(model, inputs)
+    with publish_directory(run / "adapter") as aside:
+        adapter.save(model, tokenizer, base, aside)
+        session.model = adapter.reload(model, aside)
+        verified = adapter.compare(trained, adapter.logits(session.model, inputs))
+    del trained
+    torch.manual_seed(0)
+    return verified
+
+
+def manifest(
+    session: Session,
+    base: Base,
+    matched: dict[str, tuple[int, int]],
+    verified: dict[str, float],
+    run: Path,
+) -> dict[str, Any]:
+    """What the run was, what it left, and how that was checked."""
+    recipe = session.recipe
+    files = [Path(source.path) for source in recipe.data.train]
+    files += [Path(recipe.data.eval.path)] if recipe.data.eval and recipe.data.eval.path else []
+    return {
+        "manifest": MANIFEST_VERSION,
+        "kind": "run",
+        "artifact": session.method.artifact,
+        "task": recipe.task.name,
+        "method": recipe.method.model_dump(mode="json", exclude={"targets"}),
+        "base": identity.identity(base),
+        "dtype": recipe.model.dtype,
+        "targets": list(matched),
+        "trainable_parameters": session.method.parameters(recipe.method, matched),
+        "data": {
+            "files": {str(file): sha256(file) for file in files},
+            "train": session.rows.facts(),
+            "eval": session.measure.rows.facts() if session.measure else None,
+        },
+        "steps": session.step,
+        "skipped_updates": session.skipped,
+        "losses": {"first": session.losses[0], "last": session.losses[-1]},
+        "metrics": {},
+        "verified": {"reload": {"verified": "yes", **verified}},
+        "files": {f"adapter/{name}": entry for name, entry in inventory(run / "adapter").items()},
+    }

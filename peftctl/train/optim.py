@@ -1,0 +1,56 @@
+"""Optimizers and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from peftctl.errors import MachineError
+from peftctl.recipe.schema import OptimizerName, ScheduleName, TrainSettings
+
+
+def build_optimizer(settings: TrainSettings, parameters: Iterable[Any]) -> Any:
+    """The recipe's optimizer over the trained tensors. Its learning rate is set before each step.
+
+    Raises MachineError where it needs a package that is not installed.
+    """
+    from torch import optim
+
+    rate = settings.learning_rate
+    builders: dict[OptimizerName, Callable[..., Any]] = {
+        "adamw": lambda *args, **kwargs: optim.AdamW(*args, fused=True, **kwargs),
+        "sgd": optim.SGD,
+        "adafactor": optim.Adafactor,
+        "adamw_8bit": lambda *args, **kwargs: _bitsandbytes().AdamW8bit(*args, **kwargs),
+    }
+    return builders[settings.optimizer](list(parameters), lr=rate, weight_decay=settings.weight_decay)
+
+
+def schedule(name: ScheduleName, warmup_ratio: float, steps: int) -> Callable[[int], float]:
+    """The share of the peak learning rate at each step, counted from 0.
+
+    It rises in equal parts over the first ``warmup_ratio`` of the steps, the first of which is not zero, reaches 1
+    at their end, and then stays (constant) or falls to 0 just after the last step (linear, cosine).
+    """
+    warmup = math.ceil(warmup_ratio * steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(1, steps - warmup)
+        if name == "linear":
+            return 1.0 - done
+        if name == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * done))
+        return 1.0
+
+    return factor
+
+
+def _bitsandbytes() -> Any:
+    try:
+        from bitsandbytes import optim
+    except ImportError as error:
+        raise MachineError("train.optimizer: adamw_8bit needs the package bitsandbytes") from error
+    return optim

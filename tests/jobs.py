@@ -1,0 +1,51 @@
+"""Small whole runs, in process: a recipe as keyword arguments, and what its directory holds afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from peftctl.events import Events
+from peftctl.recipe import load
+from peftctl.train import job
+from tests import tiny
+
+QUICK = {"epochs": 1, "batch_size": 8, "micro_batch_tokens": 256, "learning_rate": 5e-3}
+
+
+def recipe_text(folder: Path, base: Path, name: str = "run", **sections: Any) -> str:
+    """A recipe over ``folder``'s train.jsonl, made if absent; ``sections`` replace or extend the defaults' keys."""
+    if not (folder / "train.jsonl").exists():
+        tiny.jsonl(folder / "train.jsonl", tiny.chats(24))
+    values: dict[str, Any] = {
+        "model": {"name": str(base), "dtype": "float32"},
+        "data": {"train": "train.jsonl"},
+        "method": {"name": "lora", "rank": 4},
+        "train": QUICK,
+        "output": str(folder / name),
+    }
+    for key, value in sections.items():
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+    return yaml.safe_dump(values)
+
+
+def train(folder: Path, base: Path, name: str = "run", **sections: Any) -> tuple[Path, list[dict[str, Any]]]:
+    """Train and return the run directory with the events it emitted."""
+    text = recipe_text(folder, base, name, **sections)
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    heard: list[dict[str, Any]] = []
+    run = job.train(load(path), text, Events(lambda event: heard.append(dict(event))))
+    return run, heard
+
+
+def losses(events: list[dict[str, Any]]) -> list[float]:
+    return [event["loss"] for event in events if event["event"] == "step"]
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((run / "manifest.json").read_text())
+    return facts

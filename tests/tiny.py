@@ -1,0 +1,88 @@
+"""Tiny random models and tokenizers: real classes of transformers, a few thousand parameters, made in milliseconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<|end|>", "<|im_start|>", "<|im_end|>"]
+
+
+def tokenizer(template: str | None = CHATML, merges: Sequence[tuple[str, str]] = ()) -> Any:
+    """Byte-level BPE: 256 bytes, the given merges, and ChatML's tokens; end of text and padding are <|im_end|>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*alphabet, *("".join(pair) for pair in merges)]
+    core = Tokenizer(models.BPE(vocab={word: index for index, word in enumerate(words)}, merges=list(merges)))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(SPECIAL)
+    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    made.chat_template = template
+    return made
+
+
+def llama(seed: int = 0, **changes: Any) -> Any:
+    """A Llama with grouped-query attention and tied embeddings, random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings: dict[str, Any] = {
+        "vocab_size": 259 + 5,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": 258,
+        "pad_token_id": 258,
+        "initializer_range": 0.2,
+    }
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(**(settings | changes)))
+
+
+def gpt2(seed: int = 0) -> Any:
+    """A GPT-2: transposed Conv1D layers, learned positions, fused query-key-value."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=264, n_embd=32, n_layer=2, n_head=4, n_positions=512, bos_token_id=258, eos_token_id=258
+    )
+    return GPT2LMHeadModel(config)
+
+
+def save(folder: Path, model: Any = None, template: str | None = CHATML) -> Path:
+    """A model folder with a tokenizer beside the weights."""
+    (model if model is not None else llama()).save_pretrained(folder)
+    tokenizer(template).save_pretrained(folder)
+    return folder
+
+
+def jsonl(path: Path, rows: Sequence[Any]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def chats(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Chats of differing lengths whose answer follows from the question: is its number odd or even."""
+    rows = []
+    for index in range(count):
+        number = (index * 7919 + seed * 104729) % 997
+        padding = "so " * (number % 11)
+        question = {"role": "user", "content": f"{padding}is {number} odd?"}
+        rows.append({"messages": [question, {"role": "assistant", "content": "odd" if number % 2 else "even"}]})
+    return rows
