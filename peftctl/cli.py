@@ -238,3 +238,7 @@ def _machine_fault(error: Exception) -> MachineError | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return MachineError(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
     return None
+
+
+if __name__ == "__main__":
+    main()

@@ -28,7 +28,9 @@ def recipe_text(folder: Path, base: Path, name: str = "run", **sections: Any) ->
         "output": str(folder / name),
     }
     for key, value in sections.items():
-        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+        old = values.get(key)
+        another = isinstance(value, dict) and "name" in value and old and value["name"] != old.get("name")
+        values[key] = {**old, **value} if isinstance(value, dict) and old and not another else value
     return yaml.safe_dump(values)
 
 

@@ -18,6 +18,7 @@ from peftctl.data.collate import Collator
 from peftctl.data.sources import Sourced
 from peftctl.errors import DataError
 from peftctl.example import Conversation, Segment, Segments
+from peftctl.objectives.cross_entropy import target_logits, token_losses
 from peftctl.text.tokens import Encoded
 
 Scores = npt.NDArray[np.float64]
@@ -93,11 +94,8 @@ def report(guesses: npt.ArrayLike, answers: npt.ArrayLike, choices: Sequence[str
 
 def _log_probabilities(model: Any, batch: Mapping[str, Any]) -> list[float]:
     """The log-probability of the learned tokens of each row of a batch."""
-    logits = model(**batch["inputs"]).logits
-    if logits.shape[1] != batch["targets"].shape[1]:
-        logits = logits[:, batch["positions"]]
-    logp = logits.float().log_softmax(-1).gather(-1, batch["targets"].unsqueeze(-1)).squeeze(-1)
-    sums: list[float] = (logp.double() * (batch["weights"] != 0)).sum(dim=1).tolist()
+    losses = token_losses(target_logits(model, batch), batch).double()
+    sums: list[float] = (-losses * (batch["weights"] != 0)).sum(dim=1).tolist()
     return sums
 
 

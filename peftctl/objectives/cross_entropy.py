@@ -25,20 +25,28 @@ class CrossEntropy:
         return float(sum(row.weights[1:]))
 
     def step(self, model: Any, batch: Mapping[str, Any]) -> Loss:
-        """``batch``: ``inputs`` for the model's forward, ``targets`` and ``weights`` [rows, positions].
-
-        Logits are asked for at the ``positions`` that some row learns from, where the model can give just those,
-        and turned to fp32 before the softmax.
-        """
-        from torch.nn.functional import cross_entropy
-
-        logits = model(**batch["inputs"]).logits
-        if logits.shape[1] != batch["targets"].shape[1]:
-            logits = logits[:, batch["positions"]]
-        losses = cross_entropy(logits.float().flatten(0, 1), batch["targets"].flatten(), reduction="none").view_as(
-            batch["weights"]
-        )
+        """``batch``: ``inputs`` for the model's forward; ``targets``, ``weights`` [rows, positions]; ``positions``."""
+        losses = token_losses(target_logits(model, batch), batch)
         return Loss((losses * batch["weights"]).sum(), float(batch["count"]))
+
+
+def target_logits(model: Any, batch: Mapping[str, Any]) -> Any:
+    """Logits at the positions some row learns from, [rows, positions, vocabulary], float32.
+
+    Where the model can give just those (``logits_to_keep`` is among the inputs) its head is applied nowhere else.
+    """
+    logits = model(**batch["inputs"]).logits
+    if "logits_to_keep" not in batch["inputs"]:
+        logits = logits[:, batch["positions"]]
+    return logits.float()
+
+
+def token_losses(logits: Any, batch: Mapping[str, Any]) -> Any:
+    """-log softmax(logits)[target] at each position, [rows, positions], whatever its weight."""
+    from torch.nn.functional import cross_entropy
+
+    losses = cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), reduction="none")
+    return losses.view_as(batch["targets"])
 
 
 OBJECTIVE = CrossEntropy()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftctl.example import Conversation, Example, Segments
+from peftctl.objectives.cross_entropy import target_logits, token_losses
 from peftctl.tasks.contract import Batch
 from peftctl.text import chat, tokens
 from peftctl.text.tokens import Encoded
@@ -60,16 +61,10 @@ class CausalLM:
 
     def metrics(self, model: Any, batch: Batch) -> Mapping[str, float]:
         """Sums of loss and of rightly guessed learned tokens, both by weight, and of the weights."""
-        from torch.nn.functional import cross_entropy
-
-        logits = model(**batch["inputs"]).logits
-        if logits.shape[1] != batch["targets"].shape[1]:
-            logits = logits[:, batch["positions"]]
-        weights = batch["weights"]
-        losses = cross_entropy(logits.float().flatten(0, 1), batch["targets"].flatten(), reduction="none")
+        logits, weights = target_logits(model, batch), batch["weights"]
         right = (logits.argmax(-1) == batch["targets"]).float()
         return {
-            "loss": float((losses.view_as(weights) * weights).sum()),
+            "loss": float((token_losses(logits, batch) * weights).sum()),
             "right": float((right * weights).sum()),
             "count": batch["count"],
         }

@@ -34,12 +34,17 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
     """Run the recipe and leave its run directory. Raises PeftctlError; then nothing was published."""
     started = time.time()
     recipe = resolve.resolve(recipe)
-    with rundir.claim(Path(recipe.output).expanduser().absolute()) as run:
-        events.add(metrics_log(run / "metrics.jsonl"))
-        write_text(run / "recipe.yaml", recipe_text)
-        session, base, matched = prepare(recipe, events)
-        write_text(run / "resolved.yaml", dump(session.recipe, RESOLVED, full=True))
-        write_json(run / "environment.json", rundir.environment())
+    output = Path(recipe.output).expanduser().absolute()
+    with rundir.claim(output, lambda text: events.emit("warning", message=text)) as run:
+        try:
+            events.add(metrics_log(run / "metrics.jsonl"))
+            write_text(run / "recipe.yaml", recipe_text)
+            session, base, matched = prepare(recipe, events)
+            write_text(run / "resolved.yaml", dump(session.recipe, RESOLVED, full=True))
+            write_json(run / "environment.json", rundir.environment())
+        except BaseException:
+            rundir.clear(run)
+            raise
 
         events.emit("stage", name="train", detail=f"{session.plan.steps} steps")
         loop.run(session, events)

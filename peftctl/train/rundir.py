@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,14 +22,16 @@ from peftctl.crashlog import redact
 from peftctl.errors import MachineError, UsageError
 
 LOCK = ".lock"
+STARTED = ("recipe.yaml", "resolved.yaml", "environment.json", "metrics.jsonl")
+UNFINISHED = "unfinished-"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "safetensors", "tokenizers")
 
 
 @contextmanager
-def claim(path: Path) -> Iterator[Path]:
+def claim(path: Path, note: Callable[[str], None]) -> Iterator[Path]:
     """Make ``path`` and hold its lock. Raises UsageError where something is there, MachineError where it cannot be.
 
-    A directory that is empty, or holds nothing but a lock left behind, is free.
+    What a run that never finished left there is moved aside, into ``unfinished-N``, and ``note`` is told.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -40,14 +42,35 @@ def claim(path: Path) -> Iterator[Path]:
     if not os.access(path, os.W_OK):
         raise MachineError(f"output: {path} cannot be written to")
     with lock(path / LOCK, f"output: another process is working in {path}"):
-        there = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
-        if there:
-            what = "a finished run" if "manifest.json" in there else "something already"
-            raise UsageError(
-                f"output: {path} holds {what} ({', '.join(there[:4])}{', ...' if len(there) > 4 else ''})",
-                "nothing is overwritten: give --output another directory, or remove this one",
-            )
+        _move_unfinished(path, note)
         yield path
+
+
+def clear(path: Path) -> None:
+    """Take back what a run that made no step has written, so that nothing is in the way of the next."""
+    for name in STARTED:
+        (path / name).unlink(missing_ok=True)
+    if {entry.name for entry in path.iterdir()} <= {LOCK}:
+        (path / LOCK).unlink(missing_ok=True)
+        path.rmdir()
+
+
+def _move_unfinished(path: Path, note: Callable[[str], None]) -> None:
+    there = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
+    left = [name for name in there if not name.startswith(UNFINISHED)]
+    if not left:
+        return
+    if "manifest.json" in left or not set(left) <= {*STARTED, "adapter"}:
+        what = "a finished run" if "manifest.json" in left else "something already"
+        raise UsageError(
+            f"output: {path} holds {what} ({', '.join(left[:4])}{', ...' if len(left) > 4 else ''})",
+            "nothing is overwritten: give --output another directory, or remove this one",
+        )
+    aside = path / f"{UNFINISHED}{len(there) - len(left) + 1}"
+    aside.mkdir()
+    for name in left:
+        (path / name).rename(aside / name)
+    note(f"a run that did not finish was in {path}; what it left is now in {aside.name}/")
 
 
 def environment() -> dict[str, Any]:

@@ -206,8 +206,7 @@ def test_no_row_left_is_a_data_error_that_leaves_no_run(tmp_path: Path, tiny_mod
     tiny.jsonl(tmp_path / "train.jsonl", [{"messages": [{"role": "user", "content": "hello?"}]}] * 3)
     with pytest.raises(DataError, match="none of the 3 training rows is left: 3 nothing to learn"):
         jobs.train(tmp_path, tiny_model)
-    assert not (tmp_path / "run" / "manifest.json").exists()
-    assert not (tmp_path / "run" / "adapter").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_faulty_row_is_named_before_weights_are_loaded(
@@ -231,6 +230,31 @@ def test_a_finished_run_is_never_overwritten(tmp_path: Path, tiny_model: Path) -
     with pytest.raises(UsageError, match="holds a finished run"):
         jobs.train(tmp_path, tiny_model)
     assert atomic.inventory(run) == before
+
+
+def test_something_else_in_the_run_directory_is_left_alone(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="holds something already"):
+        jobs.train(tmp_path, tiny_model)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_what_an_unfinished_run_left_is_moved_aside_and_said(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peftctl.train import loop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                jobs.train(tmp_path, tiny_model)
+    run, events = jobs.train(tmp_path, tiny_model)
+    assert [event["message"].split()[-1] for event in events if event["event"] == "warning"] == ["unfinished-2/"]
+    assert (run / "unfinished-1" / "metrics.jsonl").exists()
+    assert (run / "unfinished-2" / "metrics.jsonl").exists()
+    assert (run / "manifest.json").exists()
 
 
 def test_an_adapter_that_reads_back_differently_is_not_published(

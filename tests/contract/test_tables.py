@@ -1,0 +1,101 @@
+"""Adding a format, a method or an exporter is one file and one line: nothing in the core has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import Field
+
+from peftctl import exporters, formats, methods
+from peftctl.example import Segment, Segments
+from peftctl.exporters.export import export
+from peftctl.formats.contract import text_of
+from peftctl.methods import DataFacts, MethodSettings
+from peftctl.run import Run, open_run
+from tests import jobs, tiny
+
+
+@dataclass(frozen=True)
+class Shout:
+    """A toy format: the answer is the question in capitals."""
+
+    name: str = "shout"
+    columns: str = "say: text"
+
+    def matches(self, columns: frozenset[str], task: str) -> bool:
+        return "say" in columns
+
+    def example(self, row: Mapping[str, Any]) -> Segments:
+        said = text_of(row, "say")
+        return Segments((Segment(said + " "), Segment(said.upper(), 1.0)))
+
+
+class LastLayerSettings(MethodSettings):
+    name: Literal["last_layer"] = "last_layer"
+    strength: float = Field(1.0, gt=0, description="Scale.")
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """A toy method: (IA)³ vectors, by PEFT's own config, on the targets."""
+
+    name: str = "last_layer"
+    settings: type[MethodSettings] = LastLayerSettings
+    artifact: Literal["adapter", "model"] = "adapter"
+    learning_rate: float = 1e-2
+
+    def resolve(self, settings: MethodSettings) -> MethodSettings:
+        return settings
+
+    def build(self, model: Any, settings: Any, targets: Sequence[str], peft_type: str, facts: DataFacts) -> Any:
+        from peft import IA3Config, get_peft_model
+
+        return get_peft_model(
+            model, IA3Config(task_type=peft_type, target_modules=list(targets), feedforward_modules=[])
+        )
+
+    def parameters(self, settings: Any, shapes: Mapping[str, tuple[int, int]]) -> int:
+        return sum(outputs for _, outputs in shapes.values())
+
+    def after_update(self, model: Any, step: int) -> None:
+        """Nothing to do."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """A toy exporter: the list of targets."""
+
+    name: str = "names"
+    summary: str = "the targets, one a line"
+
+    def accepts(self, run: Run) -> str:
+        return ""
+
+    def write(self, run: Run, folder: Path) -> None:
+        (folder / "targets.txt").write_text("\n".join(run.manifest["targets"]))
+
+    def verify(self, run: Run, folder: Path) -> Mapping[str, Any]:
+        assert (folder / "targets.txt").read_text().splitlines() == run.manifest["targets"]
+        return {"verified": "yes"}
+
+
+def test_a_toy_format_method_and_exporter_need_one_table_entry_each(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(formats.FORMATS, "shout", Shout())
+    monkeypatch.setitem(methods.METHODS, "last_layer", LastLayer())
+    monkeypatch.setitem(exporters.EXPORTERS, "names", Names())
+    tiny.jsonl(tmp_path / "train.jsonl", [{"say": f"hello {n}"} for n in range(16)])
+
+    method = {"name": "last_layer", "targets": ["k_proj", "v_proj"], "strength": 2.0}
+    run, events = jobs.train(tmp_path, tiny_model, method=method)
+
+    assert jobs.manifest(run)["method"] == {"name": "last_layer", "strength": 2.0}
+    assert jobs.manifest(run)["trainable_parameters"] == 2 * 2 * 16
+    assert next(event for event in events if event["event"] == "data")["kept"] == 16
+    export(open_run(run), tmp_path / "out", "names")
+    assert len((tmp_path / "out" / "targets.txt").read_text().splitlines()) == 4
