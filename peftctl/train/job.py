@@ -20,7 +20,7 @@ from peftctl.objectives import OBJECTIVES
 from peftctl.recipe import dump, resolve
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import TASKS
-from peftctl.train import loop, rundir
+from peftctl.train import distributed, loop, rundir
 from peftctl.train.optim import build_optimizer
 from peftctl.train.session import Session
 
@@ -31,15 +31,23 @@ RESOLVED = "Every choice made. Training this recipe gives the same bits."
 
 
 def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
-    """Run the recipe and leave its run directory. Raises PeftctlError; then nothing was published."""
+    """Run the recipe and leave its run directory. Raises PeftctlError; then nothing was published.
+
+    Launched in several processes, each trains its share of every step; the first one alone writes and reports.
+    """
     started = time.time()
     recipe = resolve.resolve(recipe)
-    output = Path(recipe.output).expanduser().absolute()
-    with rundir.claim(output, lambda text: events.emit("warning", message=text)) as run:
+    run = Path(recipe.output).expanduser().absolute()
+    accelerator = distributed.accelerator()
+    if not accelerator.is_main_process:
+        loop.run(prepare(recipe, accelerator, Events())[0], Events())
+        accelerator.wait_for_everyone()
+        return run
+    with rundir.claim(run, lambda text: events.emit("warning", message=text)):
         try:
             events.add(metrics_log(run / "metrics.jsonl"))
             write_text(run / "recipe.yaml", recipe_text)
-            session, base, matched = prepare(recipe, events)
+            session, base, matched = prepare(recipe, accelerator, events)
             write_text(run / "resolved.yaml", dump(session.recipe, RESOLVED, full=True))
             write_json(run / "environment.json", rundir.environment())
         except BaseException:
@@ -48,6 +56,7 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
 
         events.emit("stage", name="train", detail=f"{session.plan.steps} steps")
         loop.run(session, events)
+        accelerator.wait_for_everyone()
 
         events.emit("stage", name="publish", detail=str(run / "adapter"))
         facts = manifest(session, base, matched, publish(session, base, run), run)
@@ -62,17 +71,15 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
     return run
 
 
-def prepare(recipe: Recipe, events: Events) -> tuple[Session, Base, dict[str, tuple[int, int]]]:
+def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, Base, dict[str, tuple[int, int]]]:
     """Everything up to the first step. Returns the session, the base and the targets with their shapes."""
     import torch
-    from accelerate import Accelerator
 
     task, method = TASKS[recipe.task.name], METHODS[recipe.method.name]
     train_examples, held_out_examples = encode.read(recipe)
     events.emit("stage", name="model", detail=recipe.model.name)
     base = locate(recipe, lambda text: events.emit("warning", message=text))
     config, tokenizer = load.load_config(base, recipe.model), load.load_tokenizer(base, recipe.model)
-    accelerator = Accelerator()
     recipe = resolve.resolve_model(
         recipe,
         name=base.name,

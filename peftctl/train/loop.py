@@ -35,19 +35,22 @@ def run(session: Session, events: Events) -> None:
         rows = [session.rows.encoded[index] for index in session.plan.indices(step)]
         # The count is known before any forward pass, so each micro-batch is divided by the whole step's.
         count = sum(session.objective.count(row) for row in rows)
-        mine = micro_batches(sorted(rows, key=len)[rank::ranks], train.micro_batch_tokens or 0)
+        mine = sorted(rows, key=len)[rank::ranks]
+        # A process that the last step has no row for still takes part in the exchange of gradients, with nothing.
+        share = ranks / count if mine else 0.0
+        groups = micro_batches(mine or rows[:1], train.micro_batch_tokens or 0)
         # Dropout is a function of (seed, step, rank): evaluating in between, or resuming, changes nothing.
         torch.manual_seed(derived_seed(train.seed, DROPOUT, step, rank))
 
         session.model.train()
         loss = torch.zeros((), device=accelerator.device)
-        for index, group in enumerate(mine):
-            with _sync(session, last=index == len(mine) - 1):
+        for index, group in enumerate(groups):
+            with _sync(session, last=index == len(groups) - 1):
                 part = session.objective.step(session.model, session.collate(group))
                 # Processes are averaged by their wrapper, so a sum over all of them takes this factor.
-                accelerator.backward(part.sum * (ranks / count))
-                loss += part.sum.detach() / count
-        loss = accelerator.reduce(loss, "sum")
+                accelerator.backward(part.sum * share)
+                loss += part.sum.detach() * share
+        loss = accelerator.reduce(loss, "mean")
 
         norm = torch.nn.utils.clip_grad_norm_(trained, train.max_grad_norm)
         learning_rate = (train.learning_rate or 0.0) * rate(step)
