@@ -62,7 +62,19 @@ def _choices_differ(document: Document) -> Iterator[Fault]:
         yield Fault(document.place(("eval", "choices")), "eval.choices", "a choice is repeated", str(choices))
 
 
-RULES: tuple[Rule, ...] = (_epochs_or_steps, _one_eval_source, _eval_needs_rows, _choices_differ)
+def _project_needs_a_tracker(document: Document) -> Iterator[Fault]:
+    if _at(document, ("track", "project")) not in (None, "peftctl") and not _at(document, ("track", "to")):
+        place = document.place(("track", "project"))
+        yield Fault(place, "track.project", "has no effect without a tracker: set track.to")
+
+
+RULES: tuple[Rule, ...] = (
+    _epochs_or_steps,
+    _one_eval_source,
+    _eval_needs_rows,
+    _choices_differ,
+    _project_needs_a_tracker,
+)
 
 
 def _at(document: Document, path: nodes.Path) -> Any:

@@ -13,6 +13,7 @@ from peftctl.settings import Settings
 
 OptimizerName = Literal["adamw", "sgd", "adafactor", "adamw_8bit"]
 ScheduleName = Literal["constant", "linear", "cosine"]
+TrackerName = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 DtypeName = Literal["auto", "bfloat16", "float32"]
 
 
@@ -120,6 +121,15 @@ class EvalSettings(Settings):
     )
 
 
+class TrackSettings(Settings):
+    """Where numbers go besides the run's own metrics.jsonl. Keys and tokens are the trackers' own affair."""
+
+    to: Annotated[tuple[TrackerName, ...], Field(strict=False)] = Field(
+        (), description="Trackers by name; each needs its package. TensorBoard writes into the run's tracking/."
+    )
+    project: str = Field("peftctl", min_length=1, description="What the trackers file the run under.")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A recipe as written: settings, never state. ``folder`` is where its relative paths start."""
@@ -131,6 +141,7 @@ class Recipe:
     task: TaskSettings = field(default_factory=TaskSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
+    track: TrackSettings = field(default_factory=TrackSettings)
     folder: Path = field(default=Path(), compare=False)
 
     def with_settings(self, section: str, **updates: Any) -> Recipe:
@@ -151,4 +162,5 @@ SECTIONS: dict[str, type[Settings]] = {
     "method": MethodSettings,
     "train": TrainSettings,
     "eval": EvalSettings,
+    "track": TrackSettings,
 }

@@ -20,7 +20,7 @@ from peftctl.objectives import OBJECTIVES
 from peftctl.recipe import dump, resolve
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import TASKS
-from peftctl.train import distributed, loop, rundir
+from peftctl.train import distributed, loop, rundir, trackers
 from peftctl.train.optim import build_optimizer
 from peftctl.train.session import Session
 
@@ -38,7 +38,8 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
     started = time.time()
     recipe = resolve.resolve(recipe)
     run = Path(recipe.output).expanduser().absolute()
-    accelerator = distributed.accelerator()
+    trackers.check(recipe.track.to)
+    accelerator = distributed.accelerator(recipe.track.to, run)
     if not accelerator.is_main_process:
         loop.run(prepare(recipe, accelerator, Events())[0], Events())
         accelerator.wait_for_everyone()
@@ -54,6 +55,8 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
             rundir.clear(run)
             raise
 
+        if recipe.track.to:
+            events.add(trackers.track(accelerator, session.recipe, run))
         events.emit("stage", name="train", detail=f"{session.plan.steps} steps")
         loop.run(session, events)
         accelerator.wait_for_everyone()

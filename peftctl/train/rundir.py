@@ -20,9 +20,11 @@ from peftctl import __version__
 from peftctl.atomic import lock
 from peftctl.crashlog import redact
 from peftctl.errors import MachineError, UsageError
+from peftctl.train.trackers import FOLDER
 
 LOCK = ".lock"
 STARTED = ("recipe.yaml", "resolved.yaml", "environment.json", "metrics.jsonl")
+OURS = {*STARTED, "adapter", FOLDER}
 UNFINISHED = "unfinished-"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "safetensors", "tokenizers")
 
@@ -60,7 +62,7 @@ def _move_unfinished(path: Path, note: Callable[[str], None]) -> None:
     left = [name for name in there if not name.startswith(UNFINISHED)]
     if not left:
         return
-    if "manifest.json" in left or not set(left) <= {*STARTED, "adapter"}:
+    if "manifest.json" in left or not set(left) <= OURS:
         what = "a finished run" if "manifest.json" in left else "something already"
         raise UsageError(
             f"output: {path} holds {what} ({', '.join(left[:4])}{', ...' if len(left) > 4 else ''})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # between the library's attempts
     monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setenv("NO_PROXY", "*")
     with fake_hub.serve(FakeHub({A: fake_hub.sharded()}, {"main": A}, {"v1.0": A})) as served:
         for name, value in {
             "ENDPOINT": served.endpoint,
@@ -170,7 +172,7 @@ def test_offline_with_a_complete_copy_uses_it_and_says_so(hub: FakeHub, monkeypa
         assert again == snapshot
         assert len(notes) == 1
         assert f"HF_HUB_OFFLINE is set; using the cached commit {A}" in notes[0]
-    refused(MachineError, REPO, "'v1.0'", "HF_HUB_OFFLINE is set", "holds none", revision="v1.0")
+    refused(MachineError, REPO, "'v1.0'", "HF_HUB_OFFLINE is set", "holds none of it", revision="v1.0")
 
 
 @pytest.mark.parametrize("how", ["refused", "no such host", "answers 503", "answers 429"])
@@ -181,6 +183,8 @@ def test_a_hub_out_of_reach(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, how: 
     else:
         nowhere = "http://127.0.0.1:9" if how == "refused" else "http://hub.invalid"
         monkeypatch.setattr(constants, "ENDPOINT", nowhere)
+        if how == "no such host":
+            monkeypatch.setattr(socket, "getaddrinfo", unresolved)
         close_session()
     again, notes = fetch("main")
     assert again == snapshot
@@ -188,7 +192,7 @@ def test_a_hub_out_of_reach(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, how: 
     assert f"using the cached commit {A}" in notes[0]
     reason = f"the hub answered {hub.refuse[0]}" if hub.refuse else "cannot be reached"
     assert reason in notes[0]
-    refused(MachineError, "acme/other", reason, "holds none", "local folder", repo="acme/other")
+    refused(MachineError, "acme/other", reason, "holds none of it", "local folder", repo="acme/other")
 
 
 @pytest.mark.parametrize("listed", [True, False])  # with the hub's list of files in the cache, or only an index
@@ -228,7 +232,7 @@ def test_a_download_that_breaks_off_goes_on_when_run_again(hub: FakeHub, monkeyp
 
     with monkeypatch.context() as patch:
         offline(patch)
-        refused(MachineError, REPO, "holds none")
+        refused(MachineError, REPO, "holds none of it")
         refused(MachineError, LAST, "only part of it", revision=A)
 
     hub.break_off = ""
@@ -310,6 +314,10 @@ def test_the_environment_alone_points_to_the_hub(hub: FakeHub, tmp_path: Path) -
 def test_the_library_is_not_imported_before_it_is_needed() -> None:
     program = "import sys, peftctl.model.hub; sys.exit('huggingface_hub' in sys.modules or 'httpx2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def unresolved(*_: object, **__: object) -> None:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
 def forget_list(folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from peftctl import atomic
 from peftctl.data.collate import Collator
-from peftctl.errors import DataError, DivergedError, UsageError, VerificationError
+from peftctl.errors import DataError, DivergedError, MachineError, UsageError, VerificationError
 from peftctl.model import adapter
 from peftctl.objectives import OBJECTIVES
 from peftctl.tasks import TASKS
@@ -347,3 +347,21 @@ def test_a_gradient_that_stays_zero_stops_the_run_by_name(
     monkeypatch.setattr(Linear, "forward", mute)
     with pytest.raises(DivergedError, match=r"the gradient stayed zero for 10 updates of .*down_proj\.lora_A"):
         jobs.train(tmp_path, tiny_model, train={"epochs": 5})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_tracker_gets_every_steps_numbers(tmp_path: Path, tiny_model: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, events = jobs.train(tmp_path, tiny_model, track={"to": ["tensorboard"], "project": "triage"})
+    read = EventAccumulator(str(run / "tracking" / "triage"))
+    read.Reload()
+    logged = read.Scalars("train/loss")
+    assert [scalar.step for scalar in logged] == [1, 2, 3]
+    assert [scalar.value for scalar in logged] == pytest.approx(jobs.losses(events), rel=1e-6)
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_done(tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(MachineError, match=r"track\.to: swanlab cannot be reached"):
+        jobs.train(tmp_path, tiny_model, track={"to": ["tensorboard", "swanlab"]})
+    assert not (tmp_path / "run").exists()
