@@ -16,6 +16,7 @@ from rich.table import Table
 from peftctl.crashlog import redact
 from peftctl.errors import PeftctlError
 from peftctl.events import Event, Listener
+from peftctl.model.targets import summary
 
 
 def show_error(error: PeftctlError) -> None:
@@ -115,7 +116,7 @@ def lines(event: Event) -> list[str]:
         return [f"         {event['source']}: {kept}, {learned}, longest {event['longest']:,}"]
     if kind == "model":
         share = 100 * event["trainable"] / event["parameters"]
-        placed = ", ".join(f"{name} x{count}" for name, count in event["targets"].items())
+        placed = ", ".join(f"{name} x{count}" for name, count in summary(event["targets"]).items())
         return [
             f"         {event['parameters'] / 1e6:,.1f}M parameters, {event['trainable'] / 1e6:,.2f}M trained "
             f"({share:.2g} %), {event['dtype']} on {event['device']}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peftctl.errors import UsageError
@@ -93,7 +93,7 @@ def _tied(model: Any) -> set[str]:
     }
 
 
-def summary(names: Mapping[str, Any]) -> dict[str, int]:
+def summary(names: Iterable[str]) -> dict[str, int]:
     """Targets counted by their name with layer numbers left out, for a log line."""
     counts: dict[str, int] = {}
     for name in names:

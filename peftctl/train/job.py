@@ -122,7 +122,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         trainable=attach.trainable(model),
         dtype=recipe.model.dtype,
         device=str(accelerator.device),
-        targets=targets.summary(matched),
+        targets=list(matched),
     )
     model = to_device(model, accelerator)
     optimizer = build_optimizer(recipe.train, (p for p in model.parameters() if p.requires_grad))
