@@ -17,7 +17,7 @@ LARGEST_HEADER = 100_000_000
 
 def identity(base: Base) -> dict[str, Any]:
     """Name and origin, every weight file's size and SHA-256, and a hash over all tensor names, shapes and dtypes."""
-    files = sorted(base.folder.glob("*.safetensors"))
+    files = weight_files(base.folder)
     return {
         "name": base.name,
         "origin": base.origin,
@@ -27,10 +27,22 @@ def identity(base: Base) -> dict[str, Any]:
     }
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that the model is loaded from: those its index names, or the single one.
+
+    Some models carry a second copy of their weights under another name, which is no part of what they are.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return sorted({folder / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+    single = folder / "model.safetensors"
+    return [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+
+
 def layout_sha256(folder: Path) -> str:
     """A hash over the name, dtype and shape of every tensor in the folder's safetensors files."""
     layout: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         for name, tensor in header(file).items():
             if name != "__metadata__":
                 layout[name] = [tensor["dtype"], tensor["shape"]]
@@ -53,7 +65,7 @@ def header(file: Path) -> dict[str, Any]:
 
 def check(base: Base, recorded: dict[str, Any]) -> None:
     """Raises UsageError where ``base`` is not the model that ``recorded`` describes, by layout and file sizes."""
-    sizes = {file.name: file.stat().st_size for file in base.folder.glob("*.safetensors")}
+    sizes = {file.name: file.stat().st_size for file in weight_files(base.folder)}
     wanted = {name: entry["size_bytes"] for name, entry in recorded["files"].items()}
     if sizes != wanted or layout_sha256(base.folder) != recorded["layout_sha256"]:
         raise UsageError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from peftctl.errors import UsageError
-from peftctl.model import gguf
+from peftctl.model import gguf, hub
 from peftctl.nearest import nearest
 from peftctl.recipe.schema import Recipe
 
@@ -37,8 +37,6 @@ def locate(recipe: Recipe, note: Callable[[str], None]) -> Base:
     path = recipe.path(name)
     local = path.exists() or name.lower().endswith(".gguf") or name.startswith((".", "/", "~"))
     if not local:
-        from peftctl.model import hub
-
         snapshot = hub.fetch(name, revision, note=note, code=recipe.model.trust_remote_code)
         return Base(name, snapshot.folder, "hub", snapshot.commit)
     if revision is not None:

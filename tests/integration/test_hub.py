@@ -158,8 +158,9 @@ def test_no_access(hub: FakeHub, status: int, code: str, message: str) -> None:
     refused(MachineError, REPO, f"({status})", "check the name", "HF_TOKEN", "`hf auth login`")
 
 
-def test_a_token_that_cannot_be_sent_is_not_shown(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", f"{SECRET}\x01")
+@pytest.mark.parametrize("letter", ["\x0b", "é"])  # one that no header may hold, one that ASCII has not
+def test_a_token_that_cannot_be_sent_is_not_shown(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, letter: str) -> None:
+    monkeypatch.setenv("HF_TOKEN", f"{SECRET}{letter}x")
     refused(MachineError, REPO, "the token")
     assert hub.requests == []
 
@@ -172,7 +173,7 @@ def test_offline_with_a_complete_copy_uses_it_and_says_so(hub: FakeHub, monkeypa
         assert again == snapshot
         assert len(notes) == 1
         assert f"HF_HUB_OFFLINE is set; using the cached commit {A}" in notes[0]
-    refused(MachineError, REPO, "'v1.0'", "HF_HUB_OFFLINE is set", "holds none of it", revision="v1.0")
+    refused(MachineError, REPO, "'v1.0'", "HF_HUB_OFFLINE is set", "holds no copy", revision="v1.0")
 
 
 @pytest.mark.parametrize("how", ["refused", "no such host", "answers 503", "answers 429"])
@@ -192,7 +193,7 @@ def test_a_hub_out_of_reach(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, how: 
     assert f"using the cached commit {A}" in notes[0]
     reason = f"the hub answered {hub.refuse[0]}" if hub.refuse else "cannot be reached"
     assert reason in notes[0]
-    refused(MachineError, "acme/other", reason, "holds none of it", "local folder", repo="acme/other")
+    refused(MachineError, "acme/other", reason, "holds no copy", "local folder", repo="acme/other")
 
 
 @pytest.mark.parametrize("listed", [True, False])  # with the hub's list of files in the cache, or only an index
@@ -206,7 +207,7 @@ def test_part_of_a_copy_is_not_taken_for_the_whole(
     (snapshot.folder / lost).unlink()
     offline(monkeypatch)
     shown = "model.safetensors" if lost == fake_hub.INDEX else lost
-    refused(MachineError, REPO, "HF_HUB_OFFLINE is set", "only part of it", shown)
+    refused(MachineError, REPO, "HF_HUB_OFFLINE is set", "lacks", shown)
 
 
 def test_a_copy_with_no_list_of_files_will_do_if_nothing_needed_is_missing(
@@ -223,7 +224,7 @@ def test_a_file_cut_short_is_not_taken_for_whole(hub: FakeHub, monkeypatch: pyte
     (snapshot.folder / LAST).write_bytes(b"half")
     refused(MachineError, LAST, "cut short", "remove")
     offline(monkeypatch)
-    refused(MachineError, LAST, "only part of it")
+    refused(MachineError, LAST, "lacks")
 
 
 def test_a_download_that_breaks_off_goes_on_when_run_again(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,14 +233,20 @@ def test_a_download_that_breaks_off_goes_on_when_run_again(hub: FakeHub, monkeyp
 
     with monkeypatch.context() as patch:
         offline(patch)
-        refused(MachineError, REPO, "holds none of it")
-        refused(MachineError, LAST, "only part of it", revision=A)
+        refused(MachineError, REPO, "holds no copy")
+        refused(MachineError, LAST, "lacks", revision=A)
 
     hub.break_off = ""
     hub.served.clear()
     snapshot, _ = fetch()
     assert names(snapshot.folder) == set(hub.commits[A])
     assert hub.served == [LAST]
+
+
+@pytest.mark.parametrize(("status", "said"), [(503, "broke off (the hub answered 503)"), (404, "(404)")])
+def test_a_hub_that_lists_files_and_does_not_give_them(hub: FakeHub, status: int, said: str) -> None:
+    hub.refuse_files = (status, "", "")
+    refused(MachineError, REPO, said)
 
 
 def test_a_new_commit_that_never_came_whole_leaves_the_old_one_to_use(
