@@ -14,9 +14,9 @@ from pathlib import Path
 
 from peftctl.atomic import write_text
 from peftctl.errors import MachineError, PeftctlError, UsageError
-from peftctl.model.locate import PICKLES
 from peftctl.nearest import nearest
 
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")

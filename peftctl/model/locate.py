@@ -12,8 +12,6 @@ from peftctl.model import gguf, hub
 from peftctl.nearest import nearest
 from peftctl.recipe.schema import Recipe
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5")
-
 
 @dataclass(frozen=True)
 class Base:
@@ -60,7 +58,7 @@ def _check_folder(path: Path) -> None:
         raise UsageError(f"model.name: {path} holds no config.json, so it is no model folder")
     if any(path.glob("*.safetensors")):
         return
-    pickled = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
+    pickled = sorted(file.name for pattern in hub.PICKLES for file in path.glob(pattern))
     if pickled:
         raise UsageError(
             f"model.name: {path} holds its weights as {pickled[0]}, and loading a pickle can run any code",
