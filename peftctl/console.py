@@ -6,15 +6,17 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from peftctl.crashlog import redact
-from peftctl.errors import PeftctlError
+from peftctl.errors import Fault, PeftctlError, Place, RecipeError
 from peftctl.events import Event, Listener
 from peftctl.model.targets import summary
 
@@ -22,11 +24,37 @@ from peftctl.model.targets import summary
 def show_error(error: PeftctlError) -> None:
     """The message and the hint on standard error, ``error:`` and ``hint:`` coloured on a terminal."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if isinstance(error, RecipeError):
+        show_faults(error.faults)
+        return
     console.print("[bold red]error:[/]", end=" ")
     console.print(redact(error.message), markup=False)
     if error.hint:
         console.print("[bold cyan]hint:[/]", end=" ")
         console.print(redact(error.hint), markup=False)
+
+
+def show_faults(faults: Sequence[Fault]) -> None:
+    """Each fault on a line of its own, and under it the line of the recipe with a caret, all on standard error."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for fault in faults:
+        place, _, said = str(fault).partition(": ")
+        console.print(Text(place, "bold"), Text(": "), Text("error: ", "bold red"), redact(said), sep="", markup=False)
+        if source := _source_line(fault.place):
+            number = f"{fault.place.line:>5} | "
+            console.print(number + source, markup=False)
+            if fault.place.column:
+                spaces = " " * (len(number) - 2) + "| " + " " * (fault.place.column - 1)
+                console.print(spaces, Text("^", "bold red"), sep="", markup=False)
+
+
+def _source_line(place: Place) -> str:
+    """The line of the file at ``place``, or "" where there is none to show."""
+    path = Path(place.file)
+    if not place.line or not path.is_file():
+        return ""
+    lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
+    return redact(lines[place.line - 1]) if place.line <= len(lines) else ""
 
 
 def note(text: str) -> None:
@@ -45,9 +73,9 @@ def piece(text: str) -> None:
     sys.stdout.flush()
 
 
-def say_json(value: Any) -> None:
-    """One JSON value on one line of standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+def say_json(value: Any, indent: int | None = None) -> None:
+    """One JSON value on standard output, on one line unless ``indent`` is given; secrets are taken out."""
+    sys.stdout.write(redact(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str, indent=indent)) + "\n")
     sys.stdout.flush()
 
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from peftctl.crashlog import redact
+
 Event = Mapping[str, Any]
 Listener = Callable[[Event], None]
 
@@ -43,7 +45,7 @@ def metrics_log(path: Path) -> Listener:
     """A listener that appends each event to ``path`` as a line of JSON, so that a killed run keeps its past."""
 
     def listen(event: Event) -> None:
-        line = json.dumps(event, ensure_ascii=False, allow_nan=False, default=str)
+        line = redact(json.dumps(event, ensure_ascii=False, allow_nan=False, default=str))
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
