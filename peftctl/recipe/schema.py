@@ -92,7 +92,7 @@ class TrainSettings(Settings):
         None,
         ge=8,
         description="Most tokens, padding included, in one forward pass; a single longer row goes alone. "
-        "It changes speed and memory, not the result. Default: 1024 on a CPU, 8192 elsewhere.",
+        "It changes speed and memory, not the result. Default: 512 on a CPU, 8192 elsewhere.",
     )
     learning_rate: float | None = Field(
         None, gt=0, description="Peak learning rate. Default: the method's own, see `peftctl methods`."

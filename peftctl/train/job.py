@@ -89,7 +89,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         commit=base.commit,
         dtype=load.choose_dtype(recipe.model.dtype),
         max_length=load.longest_row(config, tokenizer, recipe.data.max_length),
-        micro_batch_tokens=recipe.train.micro_batch_tokens or (1024 if accelerator.device.type == "cpu" else 8192),
+        micro_batch_tokens=recipe.train.micro_batch_tokens or (512 if accelerator.device.type == "cpu" else 8192),
     )
     longest = recipe.data.max_length or 0
     events.emit("stage", name="data", detail=f"{len(train_examples)} rows")

@@ -1,0 +1,87 @@
+"""Batches: padding is masked, targets are the next ids, and nothing of a row is lost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from peftctl.data.collate import Collator, pad_id
+from peftctl.objectives import OBJECTIVES
+from peftctl.tasks import TASKS
+from peftctl.text.tokens import Encoded
+from tests import tiny
+
+TASK = TASKS["causal_lm"]
+ROWS = [
+    Encoded((10, 11, 12, 13, 14), (0.0, 0.0, 1.0, 1.0, 0.0)),
+    Encoded((20, 21, 22), (1.0, 0.0, 0.5)),
+]
+
+
+@pytest.mark.parametrize("slices", [True, False])
+def test_a_batch_is_padded_on_the_right_and_masked(slices: bool) -> None:
+    batch = TASK.collate(ROWS, 9, slices_logits=slices)
+    assert batch["inputs"]["input_ids"].tolist() == [[10, 11, 12, 13, 14], [20, 21, 22, 9, 9]]
+    assert batch["inputs"]["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    assert ("logits_to_keep" in batch["inputs"]) is slices
+
+
+def test_targets_are_the_ids_after_the_positions_that_some_row_learns_from() -> None:
+    batch = TASK.collate(ROWS, 9, slices_logits=True)
+    assert batch["positions"].tolist() == [1, 2]
+    assert batch["inputs"]["logits_to_keep"].tolist() == [1, 2]
+    assert batch["targets"].tolist() == [[12, 13], [22, 9]]
+    # The second row's first token is weighted, but nothing stands before it.
+    assert batch["weights"].tolist() == [[1.0, 1.0], [0.5, 0.0]]
+    assert batch["count"] == 2.5
+    assert batch["count"] == sum(OBJECTIVES["cross_entropy"].count(row) for row in ROWS)
+
+
+@pytest.mark.parametrize("slices", [True, False])
+def test_the_loss_of_a_padded_batch_is_that_of_its_rows_alone(slices: bool) -> None:
+    model = tiny.llama().eval()
+    objective = OBJECTIVES["cross_entropy"]
+    wanted = 0.0
+    with torch.no_grad():
+        for row in ROWS:
+            logp = model(torch.tensor([row.ids])).logits[0].double().log_softmax(-1)
+            wanted += sum(-row.weights[at] * float(logp[at - 1, row.ids[at]]) for at in range(1, len(row)))
+        made = objective.step(model, TASK.collate(ROWS, 9, slices_logits=slices))
+        metrics = TASK.metrics(model, TASK.collate(ROWS, 9, slices_logits=slices))
+    assert made.count == 2.5
+    assert float(made.sum) == pytest.approx(wanted, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(wanted, rel=1e-5)
+    assert metrics["count"] == 2.5
+
+
+def test_what_is_padded_with_does_not_matter() -> None:
+    model = tiny.llama().eval()
+    with torch.no_grad():
+        sums = [
+            OBJECTIVES["cross_entropy"].step(model, TASK.collate(ROWS, pad, slices_logits=True)).sum for pad in (0, 7)
+        ]
+    assert torch.equal(sums[0], sums[1])
+
+
+def test_rows_are_padded_with_what_the_tokenizer_has() -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = "<|end|>"
+    assert pad_id(tokenizer) == tokenizer.convert_tokens_to_ids("<|end|>")
+    tokenizer.pad_token = None
+    assert pad_id(tokenizer) == tokenizer.eos_token_id
+    tokenizer.eos_token = None
+    assert pad_id(tokenizer) == 0
+
+
+def test_a_collator_puts_every_tensor_on_its_device() -> None:
+    batch = Collator(TASK, tiny.tokenizer(), True, torch.device("meta"))(ROWS)
+    tensors = [*batch["inputs"].values(), batch["targets"], batch["weights"], batch["positions"]]
+    assert {tensor.device.type for tensor in tensors if isinstance(tensor, torch.Tensor)} == {"meta"}
+
+
+def test_figures_of_a_data_set_are_ratios_of_sums() -> None:
+    made = TASK.summarise({"loss": 3.0, "right": 1.0, "count": 4.0})
+    assert made["loss"] == 0.75
+    assert made["perplexity"] == pytest.approx(2.718281828459045**0.75)
+    assert made["token_accuracy"] == 0.25
+    assert TASK.summarise({"loss": 1e9, "right": 0.0, "count": 1.0})["perplexity"] < float("inf")
