@@ -298,11 +298,13 @@ def _dropped(dropped: Any) -> str:
 
 def _measured_table(measured: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """A row for each side, and one for the commonest answer where there are choices."""
+    from peftctl.console import figure
+
     first = next(iter(measured.values()))
-    plain = [key for key, value in first.items() if isinstance(value, float)]
+    plain = [key for key, value in first.items() if isinstance(value, float | None)]
     by_choice = "likeliest" in first
     rows = [
-        [side, *(f"{metrics[key]:.4g}" for key in plain)]
+        [side, *(figure(metrics[key]) for key in plain)]
         + ([f"{metrics['likeliest'][key]:.3f}" for key in ("accuracy", "macro_f1")] if by_choice else [])
         for side, metrics in measured.items()
     ]

@@ -151,7 +151,7 @@ def lines(event: Event) -> list[str]:
             f"         targets: {placed}",
         ]
     if kind == "step":
-        left = (event["steps"] - event["step"]) * event["seconds"]
+        left = (event["steps"] - event["step"]) * event["seconds_per_step"]
         return [f"step {event['step']:>5}/{event['steps']}  {_step(event)}  {clock(left)} left"]
     if kind == "eval":
         return [f"eval     step {event['step']}: " + "  ".join(figures(event))]
@@ -164,11 +164,16 @@ def lines(event: Event) -> list[str]:
 
 def figures(metrics: Mapping[str, Any]) -> list[str]:
     """Metrics as words: plain numbers, and accuracy and macro F1 of what is scored by choice."""
-    said = [f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, float)]
+    said = [f"{key} {figure(value)}" for key, value in metrics.items() if isinstance(value, float | None)]
     for key, value in metrics.items():
         if isinstance(value, Mapping):
             said.append(f"{key}: accuracy {value['accuracy']:.3f}, macro F1 {value['macro_f1']:.3f}")
     return said
+
+
+def figure(value: float | None) -> str:
+    """A number for people; None is one that was not finite."""
+    return "not finite" if value is None else f"{value:.4g}"
 
 
 def clock(seconds: float) -> str:

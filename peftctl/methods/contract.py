@@ -16,7 +16,7 @@ def _as_tuple(written: Any) -> Any:
 
 
 Targets = Annotated[
-    tuple[str, ...],
+    tuple[Annotated[str, Field(min_length=1)], ...],
     BeforeValidator(_as_tuple, json_schema_input_type=str | list[str]),
     Field(
         strict=False,

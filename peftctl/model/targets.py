@@ -96,6 +96,6 @@ def summary(names: Iterable[str]) -> dict[str, int]:
     """Targets counted by their name with layer numbers left out, for a log line."""
     counts: dict[str, int] = {}
     for name in names:
-        short = re.sub(r"\.\d+\.", ".*.", name)
+        short = re.sub(r"\.\d+(?=\.)", ".*", name)
         counts[short] = counts.get(short, 0) + 1
     return counts

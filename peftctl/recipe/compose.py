@@ -5,7 +5,6 @@ Later parts win key by key; a list is replaced whole. Every value keeps the plac
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path as FilePath
@@ -23,9 +22,9 @@ SET = "--set"
 PATHS: tuple[Path, ...] = (("model", "name"), ("data", "train", -1, "path"), ("data", "eval", "path"))
 
 
-def compose(path: FilePath, overrides: Sequence[str] = ()) -> Document:
+def compose(path: FilePath, overrides: Sequence[str] = (), max_bytes: int = MAX_BYTES) -> Document:
     """The whole recipe in ``path``. Raises RecipeError with every fault of its parts' form."""
-    document = _with_bases(path, ())
+    document = _with_bases(path, (), max_bytes)
     faults: list[Fault] = []
     for override in overrides:
         try:
@@ -38,11 +37,11 @@ def compose(path: FilePath, overrides: Sequence[str] = ()) -> Document:
     return document
 
 
-def read_text(path: FilePath) -> str:
+def read_text(path: FilePath, max_bytes: int = MAX_BYTES) -> str:
     """The text of a recipe file. Raises RecipeError where it is absent, too large or not UTF-8."""
     place = Place(str(path))
     try:
-        if path.is_file() and path.stat().st_size > MAX_BYTES:
+        if path.is_file() and path.stat().st_size > max_bytes:
             raise RecipeError([Fault(place, "", "too large for a recipe", f"{path.stat().st_size:,} bytes", "100 kB")])
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -65,9 +64,9 @@ def merge(document: Document, over: Document) -> None:
     document.env_names |= over.env_names
 
 
-def _with_bases(path: FilePath, seen: tuple[FilePath, ...]) -> Document:
+def _with_bases(path: FilePath, seen: tuple[FilePath, ...], max_bytes: int) -> Document:
     """The document in ``path`` over the one it extends. ``seen``: the recipes that led here."""
-    document = parse(read_text(path), str(path), dict(os.environ))
+    document = parse(read_text(path, max_bytes), str(path))
     spell_out(document)
     extends = document.values.pop("extends", None)
     if extends is None:
@@ -81,7 +80,7 @@ def _with_bases(path: FilePath, seen: tuple[FilePath, ...]) -> Document:
         turns = " -> ".join(each.name for each in (*line, base_path))
         raise RecipeError([Fault(place, "extends", f"goes round in a circle: {turns}")])
     try:
-        base = _with_bases(base_path, line)
+        base = _with_bases(base_path, line, max_bytes)
     except RecipeError as error:
         if error.faults[0].place == Place(str(base_path)):  # the file itself: say who asked for it
             first = error.faults[0]
@@ -105,7 +104,7 @@ def _override(text: str) -> Document:
         raise RecipeError(
             [Fault(place, "", "is not of the form key.path=value", allowed="train.epochs=1, for example")]
         )
-    return parse_value(value, place, path, dict(os.environ))
+    return parse_value(value, place, path)
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any], path: Path, document: Document, over: Document) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from peftctl.recipe.nodes import Path, dotted
+from peftctl.recipe.nodes import Path, dotted, reads_as_text
 from peftctl.recipe.schema import SECTIONS, Recipe
 from peftctl.settings import Settings
 
@@ -95,3 +95,11 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def represent_text(self, text: str) -> yaml.Node:
+        """Text that would come back as something else, or with other white space, in double quotes."""
+        odd = not reads_as_text(text) or any(sign in text for sign in "\x85\u2028\u2029")
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if odd else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)

@@ -26,7 +26,8 @@ def json_schema() -> dict[str, Any]:
     )
     defs: dict[str, Any] = definitions["$defs"]
     _name_members(defs)
-    for model in [*models, Source, EvalSource]:
+    described: list[type[Settings]] = [*models, Source, EvalSource]
+    for model in described:
         _say_what(defs[model.__name__], model)
     sections = {
         name: _short(references[settings, "validation"], settings)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from peftctl.crashlog import SECRET_NAMES
 from peftctl.errors import Fault, Place, RecipeError
 from peftctl.formats import FORMATS
 from peftctl.methods import METHODS
 from peftctl.recipe import nodes, rules
-from peftctl.recipe.compose import SET, compose, merge
+from peftctl.recipe.compose import MAX_BYTES, SET, compose, merge
 from peftctl.recipe.explain import fault, section_fault, unknown
 from peftctl.recipe.nodes import Document
 from peftctl.recipe.schema import NEEDED, SECTIONS, Recipe
@@ -24,12 +25,12 @@ from peftctl.tasks import TASKS
 PLAIN = ("output", "extends")
 
 
-def load(path: Path, output: str | None = None, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: Path, output: str | None = None, overrides: Sequence[str] = (), *, max_bytes: int = MAX_BYTES) -> Recipe:
     """The recipe in ``path``, with ``key.path=value`` overrides; ``output`` replaces its run directory.
 
     Raises RecipeError with all its faults.
     """
-    document = compose(path, overrides)
+    document = compose(path, overrides, max_bytes)
     if output is not None:
         place = Place("--output")
         merge(document, Document("--output", {"output": output}, {("output",): place}, {("output",): output}))
@@ -78,8 +79,13 @@ def _section(document: Document, name: str, settings: type[Settings], faults: li
     try:
         return settings.model_validate(values)
     except ValidationError as error:
-        faults += [section_fault(document, name, detail, settings) for detail in error.errors()]
+        faults += [section_fault(document, name, detail, settings) for detail in error.errors() if not _echo(detail)]
         return None
+
+
+def _echo(detail: ErrorDetails) -> bool:
+    """Whether pydantic calls a list too short only because it counts none of its faulty items."""
+    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
 def _names(document: Document, section: str) -> list[tuple[nodes.Path, Mapping[str, Any]]]:

@@ -6,8 +6,9 @@ PyYAML's nodes carry line and column; its constructors do not, and they let a re
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +20,11 @@ from peftctl.errors import Fault, Place, RecipeError
 Path = tuple[str | int, ...]
 
 MAX_DEPTH = 32
-MAX_VALUES = 10_000
+MAX_VALUES = 50_000
 
 _PREFIX = "tag:yaml.org,2002:"
 _SCALARS = {f"{_PREFIX}{kind}" for kind in ("null", "bool", "int", "float", "str")}
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)\Z")
 _ENV = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 # PyYAML's complaints in the words of someone who writes recipes.
@@ -45,6 +47,10 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(
     f"{_PREFIX}float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
 )
+for _first in "-+0123456789":  # 010 is no octal number and 1:30 no number of seconds, as YAML 1.1 would have it
+    _Loader.yaml_implicit_resolvers[_first] = [
+        (tag, _WHOLE if tag == f"{_PREFIX}int" else regexp) for tag, regexp in _Loader.yaml_implicit_resolvers[_first]
+    ]
 
 
 @dataclass
@@ -76,16 +82,16 @@ class Document:
         return value
 
 
-def parse(text: str, file: str, environment: dict[str, str]) -> Document:
+def parse(text: str, file: str, environment: Mapping[str, str] = os.environ) -> Document:
     """The mapping that ``text`` holds, ``${env:NAME}`` read from ``environment``.
 
     Raises RecipeError with every fault of its form.
     """
     document = Document(file)
     with _yaml_faults(file):
+        _check_depth(text, file)
         loader = _Loader(text)
         try:
-            _check_depth(text, file)
             node = loader.get_single_node()
             if node is None:
                 raise RecipeError([Fault(Place(file, 1, 1), "", "the recipe is empty")])
@@ -102,13 +108,13 @@ def parse(text: str, file: str, environment: dict[str, str]) -> Document:
     return document
 
 
-def parse_value(text: str, place: Place, path: Path, environment: dict[str, str]) -> Document:
+def parse_value(text: str, place: Place, path: Path, environment: Mapping[str, str] = os.environ) -> Document:
     """A single value as YAML writes it, put at ``path`` of an otherwise empty document; everything is at ``place``."""
     document = Document(place.file)
     with _yaml_faults(place.file):
+        _check_depth(text, place.file)
         loader = _Loader(text)
         try:
-            _check_depth(text, place.file)
             node = loader.get_single_node()
             reader = _Reader(loader, document, environment, everything_at=place)
             value = None if node is None else reader.value(node, path)
@@ -125,22 +131,35 @@ def parse_value(text: str, place: Place, path: Path, environment: dict[str, str]
     return document
 
 
+def reads_as_text(text: str) -> bool:
+    """Whether ``text``, written plain, would be read as text."""
+    loader = _Loader("")
+    try:
+        tag: str = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    finally:
+        loader.dispose()
+    return tag == f"{_PREFIX}str"
+
+
 class _Reader:
     """Makes values of nodes; what is wrong with them goes to ``faults``."""
 
     def __init__(
-        self, loader: _Loader, document: Document, environment: dict[str, str], everything_at: Place | None = None
+        self, loader: _Loader, document: Document, environment: Mapping[str, str], everything_at: Place | None = None
     ) -> None:
         self.faults: list[Fault] = []
         self._loader, self._document, self._environment = loader, document, environment
         self._everything_at = everything_at
         self._made = 0
+        self._written: dict[int, set[int]] = {}
 
     def value(self, node: yaml.Node, path: Path) -> Any:
         self._made += 1
         if self._made > MAX_VALUES or len(path) > MAX_DEPTH:
             problem = f"anchors and aliases make it larger than {MAX_VALUES:,} values or deeper than {MAX_DEPTH} levels"
             raise RecipeError([Fault(self._place(node), dotted(path[:4]), problem)])
+        if isinstance(node, yaml.CollectionNode) and node.tag not in (f"{_PREFIX}map", f"{_PREFIX}seq"):
+            return self._no_such_tag(node, path)
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -153,7 +172,8 @@ class _Reader:
         return self._scalar(node, path)
 
     def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        written = {id(key) for key, _ in node.value}
+        # Merging rewrites the node, which an alias may bring here again.
+        written = self._written.setdefault(id(node), {id(key) for key, _ in node.value})
         self._loader.flatten_mapping(node)  # puts what `<<` merges in before the keys written here, which win
         own: dict[str, Place] = {}
         values: dict[str, Any] = {}
@@ -178,9 +198,7 @@ class _Reader:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         if node.tag not in _SCALARS:
-            known = node.tag.removeprefix(_PREFIX)
-            self.faults.append(Fault(self._place(node), dotted(path), "this YAML tag means nothing here", known))
-            return None
+            return self._no_such_tag(node, path)
         self._document.written[path] = node.value
         if node.tag == f"{_PREFIX}str" and "${" in node.value:
             return self._from_environment(node, path)
@@ -209,6 +227,10 @@ class _Reader:
             if tag in _SCALARS:
                 return self._loader.construct_object(yaml.ScalarNode(tag, text))
         return text
+
+    def _no_such_tag(self, node: yaml.Node, path: Path) -> None:
+        tag = node.tag.replace(_PREFIX, "!!")
+        self.faults.append(Fault(self._place(node), dotted(path), "this YAML tag means nothing here", tag))
 
     def _place(self, node: yaml.Node) -> Place:
         return self._everything_at or _place(node, self._document.file)

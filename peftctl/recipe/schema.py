@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from peftctl.errors import UsageError
 from peftctl.methods.contract import MethodSettings
 from peftctl.settings import Settings
 
@@ -161,7 +162,10 @@ class Recipe:
 
     def path(self, written: str) -> Path:
         """A path of the recipe as the machine knows it: ``~`` opened, relative ones beside the recipe."""
-        return (self.folder / Path(written).expanduser()).absolute()
+        try:
+            return (self.folder / Path(written).expanduser()).absolute()
+        except RuntimeError:
+            raise UsageError(f"{written}: there is no such user's home") from None
 
 
 OUTPUT = "The run directory to make. A relative path starts where peftctl is run."
