@@ -6,6 +6,7 @@ manifest, written last, names every file with size and SHA-256.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -53,15 +54,20 @@ def publish_directory(target: Path) -> Iterator[Path]:
         raise UsageError(f"{target}: exists already", hint="name another place, or remove it first")
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    aside.chmod(_default_mode() | 0o111)
+    aside.chmod(_default_mode() | (_default_mode() & 0o444) >> 2)
     try:
         yield aside
         for path in sorted(aside.rglob("*")):
-            if path.is_file():
+            if path.is_file() and not path.is_symlink():
                 path.chmod(_default_mode())  # safetensors leaves 0600, whatever the umask
             sync(path)
         sync(aside)
-        os.rename(aside, target)
+        try:
+            os.rename(aside, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise UsageError(f"{target}: was made by somebody else meanwhile", hint="name another place") from None
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -115,8 +121,9 @@ def _locked(path: Path, busy: str, wait: bool) -> TextIO:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             # Whoever held it may have removed the file since it was opened; a lock on that one excludes nobody.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
             file.close()
         except BlockingIOError:
             file.seek(0)

@@ -26,6 +26,10 @@ app = typer.Typer(
 
 Verb = TypeVar("Verb", bound=Callable[..., None])
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: train.epochs=1. May be given again."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -80,14 +84,15 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML recipe.")],
     output: Annotated[str | None, typer.Option(metavar="DIR", help="Run directory, instead of the recipe's.")] = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Train what the recipe says and leave a checked adapter."""
     from peftctl import console
     from peftctl.recipe import load
-    from peftctl.recipe.load import read_text
+    from peftctl.recipe.compose import read_text
 
-    loaded = load(recipe, output)
+    loaded = load(recipe, output, overrides or [])
     with console.watch(as_json=as_json) as listener:
         from peftctl import quiet
         from peftctl.events import Events
@@ -95,6 +100,74 @@ def train(
 
         quiet.no_progress_bars()
         job.train(loaded, read_text(recipe), Events(listener))
+
+
+@app.command()
+@outcomes
+def check(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="The YAML recipes.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Name every fault of a recipe, with its line and what was likely meant. Loads neither model nor data."""
+    from peftctl import console
+    from peftctl.errors import RecipeError
+    from peftctl.recipe import check as judge
+
+    faults = []
+    for recipe in recipes:
+        try:
+            judge(recipe, overrides or [])
+            if not as_json:
+                console.say(f"{recipe}: ok")
+        except RecipeError as error:
+            faults += error.faults
+            if not as_json:
+                console.show_faults(error.faults)
+    if as_json:
+        console.say_json([fault.as_dict() for fault in faults])
+    if faults:
+        sys.exit(RecipeError.exit_code)
+
+
+@app.command()
+@outcomes
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from peftctl import console
+    from peftctl.recipe.json_schema import json_schema
+
+    console.say_json(json_schema(), indent=2)
+
+
+@app.command()
+@outcomes
+def init(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The file to write.")] = Path("recipe.yaml"),
+    model: Annotated[str | None, typer.Option(help="Hub id, folder or .gguf file.")] = None,
+    data: Annotated[Path | None, typer.Option(help="JSONL file of rows to learn from.")] = None,
+    task: Annotated[str, typer.Option(help="What the model is trained to do.")] = "causal_lm",
+    method: Annotated[str, typer.Option(help="The fine-tuning method.")] = "lora",
+    output: Annotated[str | None, typer.Option(metavar="DIR", help="The run directory.")] = None,
+) -> None:
+    """Write a short recipe whose comments say what is left at its default and why."""
+    from peftctl import console, starter
+    from peftctl.methods import METHODS
+    from peftctl.tasks import TASKS
+
+    _known("--task", task, list(TASKS))
+    _known("--method", method, list(METHODS))
+    if recipe.exists():
+        raise UsageError(f"{recipe}: exists already", "name another file, or remove this one")
+    missing = [name for name, given in (("--model", model), ("--data", data)) if given is None]
+    if missing and not sys.stdin.isatty():
+        raise UsageError(f"{', '.join(missing)}: must be given where there is nobody to ask")
+    model = model or typer.prompt("Base model (hub id, folder or .gguf file)")
+    data = data or Path(typer.prompt("Rows to learn from (a JSONL file)"))
+    output = output or f"runs/{recipe.stem}"
+    fmt = starter.write_recipe(recipe, starter.Answers(str(model), data, task, method, output))
+    console.say(f"{recipe}: written; {data} holds {fmt} rows")
+    console.say(f"next: peftctl train {recipe}")
 
 
 @app.command(name="eval")
@@ -205,9 +278,18 @@ def _load(run: Path) -> Any:
 
 def _sides(on: str) -> list[str]:
     sides = {"adapter": ["adapter"], "base": ["base"], "both": ["base", "adapter"]}
-    if on not in sides:
-        raise UsageError(f"--on: no such side (found {on!r}); allowed: {', '.join(sides)}")
+    _known("--on", on, list(sides))
     return sides[on]
+
+
+def _known(flag: str, found: str, known: list[str]) -> None:
+    """Raises UsageError where ``found`` is none of the words that a flag takes."""
+    from peftctl.nearest import nearest
+
+    if found not in known:
+        near = nearest(found, known)
+        meant = f"; did you mean {near}?" if near else ""
+        raise UsageError(f"{flag}: no such value (found {found!r}); allowed: {', '.join(known)}{meant}")
 
 
 def _dropped(dropped: Any) -> str:
@@ -216,11 +298,13 @@ def _dropped(dropped: Any) -> str:
 
 def _measured_table(measured: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """A row for each side, and one for the commonest answer where there are choices."""
+    from peftctl.console import figure
+
     first = next(iter(measured.values()))
-    plain = [key for key, value in first.items() if isinstance(value, float)]
+    plain = [key for key, value in first.items() if isinstance(value, float | None)]
     by_choice = "likeliest" in first
     rows = [
-        [side, *(f"{metrics[key]:.4g}" for key in plain)]
+        [side, *(figure(metrics[key]) for key in plain)]
         + ([f"{metrics['likeliest'][key]:.3f}" for key in ("accuracy", "macro_f1")] if by_choice else [])
         for side, metrics in measured.items()
     ]

@@ -6,15 +6,17 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from peftctl.crashlog import redact
-from peftctl.errors import PeftctlError
+from peftctl.errors import Fault, PeftctlError, Place, RecipeError
 from peftctl.events import Event, Listener
 from peftctl.model.targets import summary
 
@@ -22,11 +24,37 @@ from peftctl.model.targets import summary
 def show_error(error: PeftctlError) -> None:
     """The message and the hint on standard error, ``error:`` and ``hint:`` coloured on a terminal."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if isinstance(error, RecipeError):
+        show_faults(error.faults)
+        return
     console.print("[bold red]error:[/]", end=" ")
     console.print(redact(error.message), markup=False)
     if error.hint:
         console.print("[bold cyan]hint:[/]", end=" ")
         console.print(redact(error.hint), markup=False)
+
+
+def show_faults(faults: Sequence[Fault]) -> None:
+    """Each fault on a line of its own, and under it the line of the recipe with a caret, all on standard error."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for fault in faults:
+        place, _, said = str(fault).partition(": ")
+        console.print(Text(place, "bold"), Text(": "), Text("error: ", "bold red"), redact(said), sep="", markup=False)
+        if source := _source_line(fault.place):
+            number = f"{fault.place.line:>5} | "
+            console.print(number + source, markup=False)
+            if fault.place.column:
+                spaces = " " * (len(number) - 2) + "| " + " " * (fault.place.column - 1)
+                console.print(spaces, Text("^", "bold red"), sep="", markup=False)
+
+
+def _source_line(place: Place) -> str:
+    """The line of the file at ``place``, or "" where there is none to show."""
+    path = Path(place.file)
+    if not place.line or not path.is_file():
+        return ""
+    lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
+    return redact(lines[place.line - 1]) if place.line <= len(lines) else ""
 
 
 def note(text: str) -> None:
@@ -45,9 +73,9 @@ def piece(text: str) -> None:
     sys.stdout.flush()
 
 
-def say_json(value: Any) -> None:
-    """One JSON value on one line of standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+def say_json(value: Any, indent: int | None = None) -> None:
+    """One JSON value on standard output, on one line unless ``indent`` is given; secrets are taken out."""
+    sys.stdout.write(redact(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str, indent=indent)) + "\n")
     sys.stdout.flush()
 
 
@@ -123,7 +151,7 @@ def lines(event: Event) -> list[str]:
             f"         targets: {placed}",
         ]
     if kind == "step":
-        left = (event["steps"] - event["step"]) * event["seconds"]
+        left = (event["steps"] - event["step"]) * event["seconds_per_step"]
         return [f"step {event['step']:>5}/{event['steps']}  {_step(event)}  {clock(left)} left"]
     if kind == "eval":
         return [f"eval     step {event['step']}: " + "  ".join(figures(event))]
@@ -136,11 +164,16 @@ def lines(event: Event) -> list[str]:
 
 def figures(metrics: Mapping[str, Any]) -> list[str]:
     """Metrics as words: plain numbers, and accuracy and macro F1 of what is scored by choice."""
-    said = [f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, float)]
+    said = [f"{key} {figure(value)}" for key, value in metrics.items() if isinstance(value, float | None)]
     for key, value in metrics.items():
         if isinstance(value, Mapping):
             said.append(f"{key}: accuracy {value['accuracy']:.3f}, macro F1 {value['macro_f1']:.3f}")
     return said
+
+
+def figure(value: float | None) -> str:
+    """A number for people; None is one that was not finite."""
+    return "not finite" if value is None else f"{value:.4g}"
 
 
 def clock(seconds: float) -> str:

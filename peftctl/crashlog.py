@@ -15,7 +15,7 @@ from peftctl import __version__
 from peftctl.cache import cache_home
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "pydantic", "typer")
-SECRET_NAMES = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
+SECRET_NAMES = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|(^|_)AUTH(_|$)", re.IGNORECASE)
 SECRET_SHAPES = re.compile(r"hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
 SHORTEST_SECRET = 6
 
@@ -32,13 +32,14 @@ def write(error: BaseException) -> Path:
         "",
         "".join(traceback.format_exception(error)),
     ]
-    path.write_text(redact("\n".join(lines)), encoding="utf-8")
+    path.write_text(redact("\n".join(lines)), encoding="utf-8", errors="backslashreplace")
     return path
 
 
 def redact(text: str) -> str:
     """``text`` without what looks like a secret, and without the value of any secret-sounding variable."""
-    for name, value in os.environ.items():
+    # Longest first: a secret that begins with another one must not leave its end behind.
+    for name, value in sorted(os.environ.items(), key=lambda item: -len(item[1])):
         if SECRET_NAMES.search(name) and len(value) >= SHORTEST_SECRET:
             text = text.replace(value, f"<{name}>")
     return SECRET_SHAPES.sub("<secret>", text)

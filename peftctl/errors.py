@@ -14,7 +14,7 @@ Anything else that reaches the command line is a bug of ours: exit code 1, with 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 EXIT_DONE = 0
 EXIT_BUG = 1
@@ -62,6 +62,13 @@ class Fault:
     allowed: str = ""
     nearest: str = ""
     also: Place | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fault for programs: an editor or a CI job."""
+        also = {"file": self.also.file, "line": self.also.line, "column": self.also.column} if self.also else None
+        fields = {key: getattr(self, key) for key in ("key", "problem", "found", "allowed", "nearest")}
+        place = self.place
+        return {"file": place.file, "line": place.line, "column": place.column, **fields, "also": also}
 
     def __str__(self) -> str:
         text = f"{self.place}: " + (f"{self.key}: " if self.key else "") + self.problem

@@ -6,7 +6,7 @@ An event is one flat JSON object with at least ``event``, its kind. Kinds and th
     data    source, read, kept, dropped, ...      what became of the rows
     model   parameters, trainable, targets, ...   what is trained
     step    step, steps, loss, learning_rate, tokens, supervised_tokens, tokens_per_s, grad_norm,
-            peak_memory_bytes, epoch, seconds     one optimizer step (sums over the steps since the last event)
+            peak_memory_bytes, epoch, seconds_per_step     one optimizer step (sums since the last such event)
     eval    step, loss, ...                       an evaluation during training
     skipped step, reason                          an update left out because its numbers were not finite
     warning message                               something a person should look at
@@ -19,6 +19,8 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from peftctl.crashlog import redact
 
 Event = Mapping[str, Any]
 Listener = Callable[[Event], None]
@@ -43,7 +45,7 @@ def metrics_log(path: Path) -> Listener:
     """A listener that appends each event to ``path`` as a line of JSON, so that a killed run keeps its past."""
 
     def listen(event: Event) -> None:
-        line = json.dumps(event, ensure_ascii=False, allow_nan=False, default=str)
+        line = redact(json.dumps(event, ensure_ascii=False, allow_nan=False, default=str))
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 

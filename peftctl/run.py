@@ -24,6 +24,9 @@ from peftctl.recipe import Recipe
 from peftctl.recipe import load as load_recipe
 from peftctl.tasks import TASKS
 
+# A resolved recipe names every target: a mixture of experts has tens of thousands.
+RESOLVED_BYTES = 50_000_000
+
 
 @dataclass(frozen=True)
 class Run:
@@ -90,7 +93,7 @@ def open_run(path: Path) -> Run:
         raise UsageError(f"{manifest} is not JSON") from None
     if not isinstance(facts, dict) or facts.get("kind") != "run":
         raise UsageError(f"{manifest} is not the manifest of a run")
-    return Run(path.absolute(), load_recipe(path / "resolved.yaml"), facts)
+    return Run(path.absolute(), load_recipe(path / "resolved.yaml", max_bytes=RESOLVED_BYTES), facts)
 
 
 def load(path: str | Path) -> LoadedRun:

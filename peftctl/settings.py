@@ -14,6 +14,6 @@ from pydantic import BaseModel, ConfigDict
 class Settings(BaseModel):
     """Frozen; unknown keys refused; no conversion between types (``"8"`` is not a number, ``1`` no boolean)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     shorthand: ClassVar[str] = ""

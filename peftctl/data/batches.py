@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from peftctl.data.order import order
-from peftctl.text.tokens import Encoded
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Plan:
 
 def plan(rows: int, batch_size: int, seed: int, *, epochs: float | None, max_steps: int | None) -> Plan:
     """The plan of a run of so many epochs, or of so many steps."""
-    total = max_steps * batch_size if max_steps is not None else max(1, round((epochs or 0) * rows))
+    total = max_steps * batch_size if max_steps is not None else max(1, math.floor((epochs or 0) * rows + 0.5))
     return Plan(rows, batch_size, total, seed)
 
 
@@ -54,15 +53,16 @@ def _order(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
     return order(seed, epoch, rows)
 
 
-def micro_batches(rows: Sequence[Encoded], tokens: int) -> list[list[Encoded]]:
-    """The rows in groups of at most ``tokens`` tokens, padding included; a longer row goes alone.
+def micro_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Rows of these lengths as groups of indices, at most ``tokens`` tokens each, padding included.
 
-    Longest first, so that neighbours are of like length, padding is little, and memory peaks at once.
+    A longer row goes alone. Longest first, so that neighbours are of like length, padding is little, and memory
+    peaks at once.
     """
-    groups: list[list[Encoded]] = []
-    for row in sorted(rows, key=len, reverse=True):
-        if groups and len(groups[-1][0]) * (len(groups[-1]) + 1) <= tokens:
-            groups[-1].append(row)
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= tokens:
+            groups[-1].append(index)
         else:
-            groups.append([row])
+            groups.append([index])
     return groups

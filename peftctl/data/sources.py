@@ -77,14 +77,22 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[Place, dict[str, Any]
             if not line.strip():
                 continue
             place = Place(str(path), number)
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                faults.append(f"{place}: not UTF-8 at byte {error.start} of the line")
-            except (json.JSONDecodeError, RecursionError) as error:
-                faults.append(f"{place}: not JSON: {error}")
+            if isinstance(row := _row(line), dict):
+                yield place, row
             else:
-                if isinstance(row, dict):
-                    yield place, row
-                else:
-                    faults.append(f"{place}: {type(row).__name__}, not an object")
+                faults.append(f"{place}: {row}")
+
+
+def _row(line: bytes) -> dict[str, Any] | str:
+    """The line's object, or what is wrong with it."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+        if b"\\ud" in line.lower():  # half of a surrogate pair is legal JSON, and no text
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 at byte {error.start} of the line"
+    except UnicodeEncodeError as error:
+        return f"holds half of a surrogate pair: {error.object[error.start]!a}"
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    return row if isinstance(row, dict) else f"{type(row).__name__}, not an object"

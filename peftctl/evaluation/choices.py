@@ -53,14 +53,12 @@ def score(model: Any, asked: Sequence[Question], collate: Collator, tokens: int)
     import torch
 
     flat = [variant for question in asked for variant in question.variants]
-    at = {id(variant): index for index, variant in enumerate(flat)}
     scores = np.zeros(len(flat))
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for group in micro_batches(flat, tokens):
-            for variant, value in zip(group, _log_probabilities(model, collate(group)), strict=True):
-                scores[at[id(variant)]] = value
+        for group in micro_batches([len(variant) for variant in flat], tokens):
+            scores[group] = _log_probabilities(model, collate([flat[index] for index in group]))
     model.train(was_training)
     return scores.reshape(len(asked), -1)
 

@@ -20,7 +20,7 @@ def evaluate(model: Any, rows: Rows, collate: Collator, tokens: int) -> Mapping[
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for group in micro_batches(rows.encoded, tokens):
-            sums.update(task.metrics(model, collate(group)))
+        for group in micro_batches([len(row) for row in rows.encoded], tokens):
+            sums.update(task.metrics(model, collate([rows.encoded[index] for index in group])))
     model.train(was_training)
     return task.summarise(sums)

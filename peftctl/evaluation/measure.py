@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from peftctl.data.collate import Collator
@@ -23,8 +24,9 @@ class Measurement:
     choices: Sequence[str] = ()
 
     def __call__(self, model: Any) -> dict[str, Any]:
-        """The task's metrics, and with choices the figures of the likeliest one beside the commonest one's."""
-        metrics: dict[str, Any] = dict(evaluate(model, self.rows, self.collate, self.tokens))
+        """The task's metrics, None where not finite, and with choices the figures of the likeliest one."""
+        plain = evaluate(model, self.rows, self.collate, self.tokens)
+        metrics: dict[str, Any] = {key: value if isfinite(value) else None for key, value in plain.items()}
         if self.choices:
             asked = by_choice.questions(self.rows.sources, self.choices, self.collate, self.max_length)
             answers = [question.answer for question in asked]

@@ -6,20 +6,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, JsonValue
 
 from peftctl.settings import Settings
 
+
+def _as_tuple(written: Any) -> Any:
+    return (written,) if isinstance(written, str) else written
+
+
 Targets = Annotated[
-    str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)],
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_as_tuple, json_schema_input_type=str | list[str]),
     Field(
+        strict=False,
+        min_length=1,
         description=(
             "Which modules get an adapter: `all-linear` (every linear layer but the head), a name (`q_proj`: every "
             "module so called), a pattern with `*`, `?` or `[...]` over the full dotted name, or a list of names "
             "and patterns. An entry that matches nothing is an error."
-        )
+        ),
     ),
 ]
+
+
+def peft(field: str) -> dict[str, JsonValue]:
+    """For a setting's declaration: the field of PEFT's config that it becomes."""
+    return {"peft": field}
 
 
 class MethodSettings(Settings):
@@ -28,7 +41,7 @@ class MethodSettings(Settings):
     shorthand: ClassVar[str] = "name"
 
     name: str
-    targets: Targets = "all-linear"
+    targets: Targets = ("all-linear",)
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,10 @@ class Method(Protocol):
     @property
     def name(self) -> str:
         """The word for it in a recipe."""
+
+    @property
+    def peft_type(self) -> str:
+        """PEFT's name for it."""
 
     @property
     def settings(self) -> type[MethodSettings]:

@@ -13,23 +13,35 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from peftctl.methods.contract import DataFacts, MethodSettings
+from peftctl.methods.contract import DataFacts, MethodSettings, peft
 
 
 class LoraSettings(MethodSettings):
     """Settings of LoRA."""
 
     name: Literal["lora"] = "lora"
-    rank: int = Field(16, ge=1, le=4096, description="Rank of the update: the inner size of B A.")
-    alpha: float | None = Field(
-        None, gt=0, description="Scale of the update, which is multiplied by alpha / rank. Default: twice the rank."
+    rank: int = Field(
+        16, ge=1, le=4096, description="Rank of the update: the inner size of B A.", json_schema_extra=peft("r")
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropping each input of A, while training only.")
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        description="Scale of the update, which is multiplied by alpha / rank. Default: twice the rank.",
+        json_schema_extra=peft("lora_alpha"),
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Probability of dropping each input of A, while training only.",
+        json_schema_extra=peft("lora_dropout"),
+    )
 
 
 @dataclass(frozen=True)
 class Lora:
     name: str = "lora"
+    peft_type: str = "LORA"
     settings: type[MethodSettings] = LoraSettings
     artifact: Literal["adapter", "model"] = "adapter"
     # Ten times the usual rate of full fine-tuning (1e-5 to 2e-5), as "LoRA Without Regret" (Schulman et al. 2025)

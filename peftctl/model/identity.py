@@ -60,6 +60,8 @@ def header(file: Path) -> dict[str, Any]:
             parsed: dict[str, Any] = json.loads(handle.read(length))
         except ValueError:
             raise UsageError(f"{file} is no safetensors file: its header is not JSON") from None
+    if not isinstance(parsed, dict):
+        raise UsageError(f"{file} is no safetensors file: its header is no mapping")
     return parsed
 
 

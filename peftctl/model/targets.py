@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from peftctl.errors import UsageError
@@ -31,16 +31,15 @@ def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
     return shapes
 
 
-def resolve(model: Any, wanted: str | tuple[str, ...]) -> dict[str, tuple[int, int]]:
+def resolve(model: Any, wanted: Sequence[str]) -> dict[str, tuple[int, int]]:
     """The targets by full name, in the model's order, with (inputs, outputs) each.
 
     Raises UsageError naming every entry that matches nothing that can be targeted.
     """
     shapes = linear_shapes(model)
-    entries = (wanted,) if isinstance(wanted, str) else wanted
     chosen: set[str] = set()
     faults = []
-    for entry in entries:
+    for entry in wanted:
         if entry == ALL_LINEAR:
             chosen |= shapes.keys() - _heads(model)
             continue
@@ -97,6 +96,6 @@ def summary(names: Iterable[str]) -> dict[str, int]:
     """Targets counted by their name with layer numbers left out, for a log line."""
     counts: dict[str, int] = {}
     for name in names:
-        short = re.sub(r"\.\d+\.", ".*.", name)
+        short = re.sub(r"\.\d+(?=\.)", ".*", name)
         counts[short] = counts.get(short, 0) + 1
     return counts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from peftctl.recipe.dump import dump
+from peftctl.recipe.check import check
+from peftctl.recipe.dump import dump, dump_resolved
 from peftctl.recipe.load import load
 from peftctl.recipe.schema import Recipe
 
-__all__ = ["Recipe", "dump", "load"]
+__all__ = ["Recipe", "check", "dump", "dump_resolved", "load"]

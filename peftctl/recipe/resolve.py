@@ -8,6 +8,7 @@ from peftctl.methods import METHODS
 from peftctl.recipe.schema import EvalSource, Recipe
 
 DEFAULT_EPOCHS = 3.0
+PATH = "made absolute"
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -17,28 +18,28 @@ def resolve(recipe: Recipe) -> Recipe:
     """
     method = METHODS[recipe.method.name]
     train = recipe.train
-    recipe = recipe.with_settings(
-        "train",
-        epochs=train.epochs if train.epochs is not None or train.max_steps is not None else DEFAULT_EPOCHS,
-        learning_rate=train.learning_rate if train.learning_rate is not None else method.learning_rate,
-    )
+    if train.epochs is None and train.max_steps is None:
+        recipe = recipe.with_settings("train", "default", epochs=DEFAULT_EPOCHS)
+    if train.learning_rate is None:
+        recipe = recipe.with_settings("train", f"default for {method.name}", learning_rate=method.learning_rate)
     sources = tuple(source.model_copy(update={"path": str(recipe.path(source.path))}) for source in recipe.data.train)
     held_out: EvalSource | None = recipe.data.eval
     if held_out is not None and held_out.path is not None:
         held_out = held_out.model_copy(update={"path": str(recipe.path(held_out.path))})
-    recipe = recipe.with_settings("data", train=sources, eval=held_out)
-    return recipe.with_settings("method", **method.resolve(recipe.method).model_dump())
+    recipe = recipe.with_settings("data", PATH, train=sources, eval=held_out)
+    return recipe.with_settings("method", f"default for {method.name}", **method.resolve(recipe.method).model_dump())
 
 
 def resolve_model(
     recipe: Recipe, *, name: str, commit: str | None, dtype: str, max_length: int, micro_batch_tokens: int
 ) -> Recipe:
     """What the model and the machine decide."""
-    recipe = recipe.with_settings("model", name=name, revision=commit, dtype=dtype)
-    recipe = recipe.with_settings("data", max_length=max_length)
-    return recipe.with_settings("train", micro_batch_tokens=micro_batch_tokens)
+    recipe = recipe.with_settings("model", "found there", name=name, revision=commit)
+    recipe = recipe.with_settings("model", "from the hardware", dtype=dtype)
+    recipe = recipe.with_settings("data", "from the model", max_length=max_length)
+    return recipe.with_settings("train", "from the hardware", micro_batch_tokens=micro_batch_tokens)
 
 
 def resolve_targets(recipe: Recipe, names: Iterable[str]) -> Recipe:
     """The targets as full module names."""
-    return recipe.with_settings("method", targets=tuple(names))
+    return recipe.with_settings("method", "matched in the model", targets=tuple(names))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from peftctl.errors import Fault
 from peftctl.recipe import nodes
@@ -23,7 +22,7 @@ def _epochs_or_steps(document: Document) -> Iterator[Fault]:
 
 
 def _one_eval_source(document: Document) -> Iterator[Fault]:
-    held_out = _at(document, ("data", "eval"))
+    held_out = document.at(("data", "eval"))
     if not isinstance(held_out, dict):
         return
     ways = [key for key in ("path", "split", "count") if held_out.get(key) is not None]
@@ -48,7 +47,7 @@ def _one_eval_source(document: Document) -> Iterator[Fault]:
 
 
 def _eval_needs_rows(document: Document) -> Iterator[Fault]:
-    if _at(document, ("data", "eval")) is None:
+    if document.at(("data", "eval")) is None:
         for key in ("every", "choices"):
             if _written(document, ("eval", key)):
                 yield Fault(
@@ -57,13 +56,13 @@ def _eval_needs_rows(document: Document) -> Iterator[Fault]:
 
 
 def _choices_differ(document: Document) -> Iterator[Fault]:
-    choices = _at(document, ("eval", "choices"))
+    choices = document.at(("eval", "choices"))
     if isinstance(choices, list) and len({str(choice) for choice in choices}) < len(choices):
         yield Fault(document.place(("eval", "choices")), "eval.choices", "a choice is repeated", str(choices))
 
 
 def _project_needs_a_tracker(document: Document) -> Iterator[Fault]:
-    if _at(document, ("track", "project")) not in (None, "peftctl") and not _at(document, ("track", "to")):
+    if document.at(("track", "project")) not in (None, "peftctl") and not document.at(("track", "to")):
         place = document.place(("track", "project"))
         yield Fault(place, "track.project", "has no effect without a tracker: set track.to")
 
@@ -77,17 +76,8 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _at(document: Document, path: nodes.Path) -> Any:
-    value: Any = document.values
-    for part in path:
-        if not isinstance(value, dict):
-            return None
-        value = value.get(part)
-    return value
-
-
 def _written(document: Document, path: nodes.Path) -> bool:
-    return _at(document, path) is not None
+    return document.at(path) is not None
 
 
 def _both(document: Document, path: nodes.Path, other: nodes.Path, problem: str) -> Fault:

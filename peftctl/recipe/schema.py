@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from peftctl.errors import UsageError
 from peftctl.methods.contract import MethodSettings
 from peftctl.settings import Settings
 
@@ -132,7 +134,12 @@ class TrackSettings(Settings):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as written: settings, never state. ``folder`` is where its relative paths start."""
+    """A recipe as written: settings, never state.
+
+    ``folder`` is where its relative paths start. ``origins`` says, by dotted key, who decided a value that is not
+    simply the default. ``secrets`` are values that came from secret-sounding environment variables, with the
+    reference to write in their place.
+    """
 
     model: ModelSettings
     data: DataSettings
@@ -143,16 +150,27 @@ class Recipe:
     eval: EvalSettings = field(default_factory=EvalSettings)
     track: TrackSettings = field(default_factory=TrackSettings)
     folder: Path = field(default=Path(), compare=False)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
-    def with_settings(self, section: str, **updates: Any) -> Recipe:
-        """The same recipe with some settings of one section replaced."""
-        changed: Any = getattr(self, section).model_copy(update=updates)
-        return replace(self, **{section: changed})
+    def with_settings(self, section: str, origin: str, **updates: Any) -> Recipe:
+        """The same recipe with some settings of one section replaced; ``origin`` says what decided them."""
+        old: Any = getattr(self, section)
+        changed: Any = old.model_copy(update=updates)
+        decided = {f"{section}.{key}": origin for key, value in updates.items() if getattr(old, key) != value}
+        return replace(self, origins={**self.origins, **decided}, **{section: changed})
 
     def path(self, written: str) -> Path:
         """A path of the recipe as the machine knows it: ``~`` opened, relative ones beside the recipe."""
-        return (self.folder / Path(written).expanduser()).absolute()
+        try:
+            return (self.folder / Path(written).expanduser()).absolute()
+        except RuntimeError:
+            raise UsageError(f"{written}: there is no such user's home") from None
 
+
+OUTPUT = "The run directory to make. A relative path starts where peftctl is run."
+
+NEEDED = ("model", "data", "method", "output")
 
 # Sections by name, in the order of a recipe; the method's settings are its method's own, see ``load``.
 SECTIONS: dict[str, type[Settings]] = {

@@ -11,17 +11,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from peftctl.errors import UsageError
 from peftctl.example import Conversation, RowFault, Segment, Segments, Turn
 
 
 def render(turns: Sequence[Turn], tokenizer: Any, *, generation_prompt: bool) -> str:
-    """The turns as the template writes them. Raises RowFault with the template's own complaint."""
+    """The turns as the template writes them.
+
+    Raises RowFault with the template's own complaint, UsageError where there is no template.
+    """
     from jinja2 import TemplateError
 
+    if not tokenizer.chat_template:
+        raise UsageError(
+            "model.name: its tokenizer has no chat template, so messages cannot be written",
+            "take a model made for chat, or rows of format prompt_completion",
+        )
+    if not turns:
+        raise RowFault("message 1 is the assistant's, and no prompt comes before it")
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:  # template code is code
         raise RowFault(f"the chat template refuses these messages: {error}") from error
     return text
 
@@ -55,8 +66,12 @@ def _learned_span(turns: Sequence[Turn], index: int, full: str, tokenizer: Any) 
             "so no mask for it would match inference"
         )
     written = through[len(prompt) :]
-    content = turns[index].content if turns[index].content in written else turns[index].content.strip()
-    at = written.find(content)
+    # Found by its words: white space around them may be the template's own, or trimmed by it.
+    content, words = turns[index].content, turns[index].content.strip()
+    found = written.find(words)
+    at = found - (len(content) - len(content.lstrip()))
+    if at < 0 or not written.startswith(content, at):
+        content, at = words, found
     if at < 0:
         raise RowFault(f"the chat template does not write the text of message {index + 1} as it stands")
     after = written[at + len(content) :]

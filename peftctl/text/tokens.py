@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from peftctl.example import RowFault, Segments
+from peftctl.example import RowFault, Segment, Segments
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ def encode(segments: Segments, tokenizer: Any) -> Encoded:
     The text is tokenised as one, as inference tokenises a prompt, where that keeps every learned piece apart
     from its surroundings, and piece by piece otherwise. What is learned decodes to exactly the learned text.
     """
-    ids, weights = _whole(segments, tokenizer) or _piecewise(segments, tokenizer)
+    pieces = _joined(segments.pieces)
+    ids, weights = _whole(pieces, tokenizer) or _piecewise(pieces, tokenizer)
     if segments.whole:
         begin, end = _ends(tokenizer)
         if end is None:
             raise RowFault("the tokenizer has no end-of-text token to learn to stop with")
-        last = segments.pieces[-1].weight if segments.pieces else 0.0
+        last = pieces[-1].weight if pieces else 0.0
         ids, weights = [*begin, *ids, end], [*(0.0 for _ in begin), *weights, last]
     return Encoded(tuple(ids), tuple(weights))
 
@@ -51,71 +52,68 @@ def prompt_ids(text: str, tokenizer: Any, *, whole: bool) -> list[int]:
     return [*_ends(tokenizer)[0], *ids] if whole else ids
 
 
-def _whole(segments: Segments, tokenizer: Any) -> tuple[list[int], list[float]] | None:
+def _joined(pieces: Sequence[Segment]) -> list[Segment]:
+    """The pieces without empty ones, neighbours of one weight as one: only where the weight changes is a boundary."""
+    joined: list[Segment] = []
+    for piece in pieces:
+        if joined and piece.text and joined[-1].weight == piece.weight:
+            joined[-1] = Segment(joined[-1].text + piece.text, piece.weight)
+        elif piece.text:
+            joined.append(piece)
+    return joined
+
+
+def _whole(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int], list[float]] | None:
     """The text tokenised at once, or None where a token would be partly learned."""
-    text = "".join(piece.text for piece in segments.pieces)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer("".join(piece.text for piece in pieces), add_special_tokens=False, return_offsets_mapping=True)
     ids: list[int] = encoded["input_ids"]
-    bounds = list(accumulate(len(piece.text) for piece in segments.pieces))
+    bounds = list(accumulate(len(piece.text) for piece in pieces))
     weights: list[float] = []
-    piece = 0
+    at = 0
     for start, end in encoded["offset_mapping"]:
-        while piece < len(bounds) - 1 and start >= bounds[piece]:
-            piece += 1
-        if end > bounds[piece]:
+        while at < len(bounds) - 1 and start >= bounds[at]:
+            at += 1
+        if end > bounds[at]:
             return None
-        weights.append(segments.pieces[piece].weight)
-    # Some tokenizers leave the space before a word out of its offsets, so a boundary can look clean and not be.
-    return (ids, weights) if _decodes(ids, weights, segments, tokenizer) else None
+        weights.append(pieces[at].weight)
+    # Some tokenizers leave white space out of a token's offsets, so a boundary can look clean and not be.
+    return (ids, weights) if _decodes(ids, weights, pieces, tokenizer) else None
 
 
-def _piecewise(segments: Segments, tokenizer: Any) -> tuple[list[int], list[float]]:
+def _piecewise(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int], list[float]]:
     ids: list[int] = []
     weights: list[float] = []
-    for piece in segments.pieces:
+    for piece in pieces:
         new = tokenizer(piece.text, add_special_tokens=False)["input_ids"]
         ids += new
         weights += [piece.weight] * len(new)
-    if not _decodes(ids, weights, segments, tokenizer):
+    if not _decodes(ids, weights, pieces, tokenizer):
         raise RowFault("the tokenizer does not give the learned text back as it stands")
     return ids, weights
 
 
-def _decodes(ids: Sequence[int], weights: Sequence[float], segments: Segments, tokenizer: Any) -> bool:
-    """Whether each run of learned ids, decoded in its place, is the learned text."""
-    wanted = _runs([(piece.text, piece.weight) for piece in segments.pieces])
-    start = 0
-    for run, weight in _id_runs(ids, weights):
-        end = start + len(run)
-        if weight != 0.0:
-            before = _decode(ids[:start], tokenizer)
-            if not wanted or _decode(ids[:end], tokenizer) != before + wanted.pop(0):
-                return False
-        start = end
-    return not wanted
+def _decodes(ids: Sequence[int], weights: Sequence[float], pieces: Sequence[Segment], tokenizer: Any) -> bool:
+    """Whether each run of learned ids, decoded in its place, is a learned piece, and stands where that piece stands.
+
+    The place is compared only where the tokenizer gives the whole text back: one that normalises text moves it.
+    """
+    runs = [run for run in _runs(weights) if weights[run[0]] != 0.0]
+    ends = list(accumulate(len(piece.text) for piece in pieces))
+    learned = [(piece.text, end - len(piece.text)) for piece, end in zip(pieces, ends, strict=True) if piece.weight]
+    if len(runs) != len(learned):
+        return False
+    faithful = _decode(ids, tokenizer) == "".join(piece.text for piece in pieces)
+    for (first, last), (text, place) in zip(runs, learned, strict=True):
+        before = _decode(ids[:first], tokenizer)
+        if _decode(ids[:last], tokenizer) != before + text or (faithful and len(before) != place):
+            return False
+    return True
 
 
-def _runs(pieces: Sequence[tuple[str, float]]) -> list[str]:
-    """The texts of the learned pieces, neighbours of one weight joined."""
-    runs: list[str] = []
-    previous = 0.0
-    for text, weight in pieces:
-        if weight != 0.0 and weight == previous:
-            runs[-1] += text
-        elif weight != 0.0:
-            runs.append(text)
-        previous = weight
-    return runs
-
-
-def _id_runs(ids: Sequence[int], weights: Sequence[float]) -> list[tuple[list[int], float]]:
-    runs: list[tuple[list[int], float]] = []
-    for token, weight in zip(ids, weights, strict=True):
-        if runs and runs[-1][1] == weight:
-            runs[-1][0].append(token)
-        else:
-            runs.append(([token], weight))
-    return runs
+def _runs(weights: Sequence[float]) -> list[tuple[int, int]]:
+    """Where runs of equal weight begin and end."""
+    starts = [at for at in range(len(weights)) if at == 0 or weights[at] != weights[at - 1]]
+    return list(zip(starts, [*starts[1:], len(weights)], strict=True)) if starts else []
 
 
 def _decode(ids: Sequence[int], tokenizer: Any) -> str:

@@ -17,7 +17,7 @@ from peftctl.methods import METHODS, DataFacts
 from peftctl.model import adapter, attach, identity, load, targets
 from peftctl.model.locate import Base, locate
 from peftctl.objectives import OBJECTIVES
-from peftctl.recipe import dump, resolve
+from peftctl.recipe import dump_resolved, resolve
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import TASKS
 from peftctl.train import distributed, loop, rundir, trackers
@@ -49,7 +49,7 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
             events.add(metrics_log(run / "metrics.jsonl"))
             write_text(run / "recipe.yaml", recipe_text)
             session, base, matched = prepare(recipe, accelerator, events)
-            write_text(run / "resolved.yaml", dump(session.recipe, RESOLVED, full=True))
+            write_text(run / "resolved.yaml", dump_resolved(session.recipe, RESOLVED))
             write_json(run / "environment.json", rundir.environment())
         except BaseException:
             rundir.clear(run)

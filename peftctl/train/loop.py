@@ -38,7 +38,8 @@ def run(session: Session, events: Events) -> None:
         mine = sorted(rows, key=len)[rank::ranks]
         # A process that the last step has no row for still takes part in the exchange of gradients, with nothing.
         share = ranks / count if mine else 0.0
-        groups = micro_batches(mine or rows[:1], train.micro_batch_tokens or 0)
+        mine = mine or rows[:1]
+        groups = micro_batches([len(row) for row in mine], train.micro_batch_tokens or 0)
         # Dropout is a function of (seed, step, rank): evaluating in between, or resuming, changes nothing.
         torch.manual_seed(derived_seed(train.seed, DROPOUT, step, rank))
 
@@ -46,7 +47,7 @@ def run(session: Session, events: Events) -> None:
         loss = torch.zeros((), device=accelerator.device)
         for index, group in enumerate(groups):
             with _sync(session, last=index == len(groups) - 1):
-                part = session.objective.step(session.model, session.collate(group))
+                part = session.objective.step(session.model, session.collate([mine[row] for row in group]))
                 # Processes are averaged by their wrapper, so a sum over all of them takes this factor.
                 accelerator.backward(part.sum * share)
                 loss += part.sum.detach() * share
@@ -103,11 +104,12 @@ class _Window:
     def _restart(self) -> None:
         self._since = time.perf_counter()
         self._loss = self._count = 0.0
-        self._tokens = self._supervised = 0
+        self._tokens = self._supervised = self._steps = 0
 
     def add(self, loss: float, count: float, tokens: int, supervised: int) -> None:
         self._loss += loss * count
         self._count += count
+        self._steps += 1
         self._tokens += tokens
         self._supervised += supervised
 
@@ -118,7 +120,7 @@ class _Window:
             "loss": loss if math.isfinite(loss) else None,
             "tokens": self._tokens,
             "supervised_tokens": self._supervised,
-            "seconds": round(seconds, 4),
+            "seconds_per_step": round(seconds / self._steps, 4),
             "tokens_per_s": round(self._tokens / seconds, 2),
         }
         self._restart()

@@ -33,7 +33,7 @@ def schedule(name: ScheduleName, warmup_ratio: float, steps: int) -> Callable[[i
     It rises in equal parts over the first ``warmup_ratio`` of the steps, the first of which is not zero, reaches 1
     at their end, and then stays (constant) or falls to 0 just after the last step (linear, cosine).
     """
-    warmup = math.ceil(warmup_ratio * steps)
+    warmup = math.ceil(round(warmup_ratio * steps, 9))
 
     def factor(step: int) -> float:
         if step < warmup:

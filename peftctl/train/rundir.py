@@ -68,7 +68,8 @@ def _move_unfinished(path: Path, note: Callable[[str], None]) -> None:
             f"output: {path} holds {what} ({', '.join(left[:4])}{', ...' if len(left) > 4 else ''})",
             "nothing is overwritten: give --output another directory, or remove this one",
         )
-    aside = path / f"{UNFINISHED}{len(there) - len(left) + 1}"
+    taken = [int(name.removeprefix(UNFINISHED)) for name in there if name.removeprefix(UNFINISHED).isdigit()]
+    aside = path / f"{UNFINISHED}{max(taken, default=0) + 1}"
     aside.mkdir()
     for name in left:
         (path / name).rename(aside / name)

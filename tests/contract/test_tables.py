@@ -44,6 +44,7 @@ class LastLayer:
     """A toy method: (IA)³ vectors, by PEFT's own config, on the targets."""
 
     name: str = "last_layer"
+    peft_type: str = "IA3"
     settings: type[MethodSettings] = LastLayerSettings
     artifact: Literal["adapter", "model"] = "adapter"
     learning_rate: float = 1e-2

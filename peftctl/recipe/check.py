@@ -1,0 +1,51 @@
+"""A recipe judged as far as its text and a look at the model's config go, without any heavy import."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftctl.errors import Fault, RecipeError
+from peftctl.nearest import nearest
+from peftctl.recipe.compose import compose
+from peftctl.recipe.load import build
+from peftctl.recipe.nodes import Document
+from peftctl.recipe.schema import Recipe
+from peftctl.tables import table
+
+
+def check(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in ``path``. Raises RecipeError with every fault of its text and of what it combines."""
+    document = compose(path, overrides)
+    recipe = build(document, path.absolute().parent)
+    faults = [*_method_and_task(document, recipe), *_model_and_task(document, recipe)]
+    if faults:
+        raise RecipeError(faults)
+    return recipe
+
+
+def _method_and_task(document: Document, recipe: Recipe) -> list[Fault]:
+    """Whether the method was seen to work on the task, by the table made with the pinned versions."""
+    tried = table("capabilities")["methods"].get(recipe.method.name, {}).get("tasks", {})
+    verdict = tried.get(recipe.task.name)
+    if verdict == "yes" or verdict is None:
+        return []
+    works = [name for name, said in tried.items() if said == "yes"]
+    place, also = document.place(("method", "name")), document.place(("task", "name"))
+    problem = f"{recipe.method.name} does not work on {recipe.task.name}: {verdict}"
+    return [Fault(place, "method.name", problem, allowed=f"tasks {', '.join(works)}", also=also)]
+
+
+def _model_and_task(document: Document, recipe: Recipe) -> list[Fault]:
+    """Whether transformers has a class for this kind of model and task, where the model is a folder that is there."""
+    try:
+        config = json.loads((recipe.path(recipe.model.name) / "config.json").read_text("utf-8"))
+        found = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    known = table("model_types")["tasks"][recipe.task.name]
+    if not isinstance(found, str) or found in known or "auto_map" in config:
+        return []
+    problem = f"transformers {table('model_types')['transformers']} has no {recipe.task.name} model of this type"
+    return [Fault(document.place(("model", "name")), "model.name", problem, found, nearest=nearest(found, known))]

@@ -1,0 +1,93 @@
+"""What is wrong with a value, in the words of a recipe: pydantic finds it, this says it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from peftctl.errors import Fault
+from peftctl.nearest import nearest
+from peftctl.recipe import nodes
+from peftctl.recipe.nodes import Document
+from peftctl.recipe.schema import EvalSource, Source
+from peftctl.settings import Settings
+
+# What pydantic calls a wrong type, in the words of a recipe.
+TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+LONGEST_SHOWN = 60
+
+
+def section_fault(document: Document, section: str, detail: ErrorDetails, settings: type[Settings]) -> Fault:
+    """A pydantic error in a section as a fault with its place."""
+    path: nodes.Path = (section, *detail["loc"])
+    kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return unknown(document, path, _fields(settings, path))
+    if kind == "missing":
+        return Fault(document.place(path), nodes.dotted(path), "is missing")
+    if kind in TYPES:
+        return fault(document, path, f"must be {TYPES[kind]}" + _yaml_hint(document, path, kind, found), found)
+    if kind == "literal_error":
+        allowed = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
+        return fault(document, path, "no such value", found, allowed)
+    limits = [f"{text} {context[key]}" for key, text in LIMITS.items() if key in context]
+    if limits:
+        return fault(document, path, "out of range", found, limits[0])
+    if kind in ("too_short", "string_too_short"):
+        return fault(document, path, "too short", found, f"at least {context['min_length']}")
+    return fault(document, path, detail["msg"], found)
+
+
+def unknown(document: Document, path: nodes.Path, known: list[str]) -> Fault:
+    """A key that is no setting."""
+    near = nearest(str(path[-1]), known)
+    return Fault(document.place(path), nodes.dotted(path), "no such setting", "", ", ".join(known), near)
+
+
+def fault(document: Document, path: nodes.Path, problem: str, found: Any, allowed: str | list[str] = "") -> Fault:
+    """A value that will not do, shown as it was written."""
+    near = nearest(found, allowed) if isinstance(allowed, list) and isinstance(found, str) else ""
+    words = ", ".join(allowed) if isinstance(allowed, list) else allowed
+    return Fault(document.place(path), nodes.dotted(path), problem, shown(document, path, found), words, near)
+
+
+def shown(document: Document, path: nodes.Path, found: Any) -> str:
+    """A value as it was written, cut to a readable length; a reference to the environment as the reference."""
+    written = document.written.get(path)
+    if written is not None and ("${" in written or not isinstance(found, str)):
+        text = written or "nothing"
+    elif isinstance(found, dict | list | tuple):
+        text = "a mapping" if isinstance(found, dict) else f"a list of {len(found)}"
+    else:
+        text = repr(found) if isinstance(found, str) else "nothing" if found is None else str(found)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+
+
+def _yaml_hint(document: Document, path: nodes.Path, kind: str, found: Any) -> str:
+    """Why what looks like text is none: YAML 1.1 has many words for true and false, and numbers need no quotes."""
+    written = document.written.get(path, "")
+    if kind != "string_type" or found is None or isinstance(found, dict | list):
+        return ""
+    if isinstance(found, bool) and written.lower() not in ("true", "false"):
+        return f": YAML reads {written} as {str(found).lower()}; put it in quotes"
+    return ": put it in quotes"
+
+
+def _fields(settings: type[Settings], path: nodes.Path) -> list[str]:
+    """The settings known at the place where ``path``'s last part is not one."""
+    if path[:2] == ("data", "train") and len(path) > 2:
+        return list(Source.model_fields)
+    if path[:2] == ("data", "eval") and len(path) > 2:
+        return list(EvalSource.model_fields)
+    return list(settings.model_fields)

@@ -1,0 +1,144 @@
+"""Make what is generated: docs/recipe.md and recipes/recipe.schema.json.
+
+python scripts/docs.py [--check]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from peftctl.formats import FORMATS
+from peftctl.methods import METHODS
+from peftctl.recipe.json_schema import EXTENDS, json_schema
+from peftctl.recipe.schema import NEEDED, OUTPUT, SECTIONS, EvalSource, Source
+from peftctl.settings import Settings
+from peftctl.tables import table
+from peftctl.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+INTRODUCTION = """\
+# Recipes
+
+<!-- Made by scripts/docs.py from the declarations that judge recipes. Change those, not this. -->
+
+A recipe is one YAML file. `peftctl check` names every fault in it at once, with its line; `peftctl init` writes a first
+one; `peftctl schema` prints the JSON Schema, and a first line
+`# yaml-language-server: $schema=recipe.schema.json` lets an editor complete and check while you type.
+
+- What a recipe reads (a model folder, a data file, the recipe it `extends`) is looked up beside the recipe. What it
+  writes (`output`) lands where peftctl is run.
+- A value comes from, each over the one before: the default, the recipe it `extends`, the recipe, `--set key=value`.
+  The run's `resolved.yaml` says for every value which it was.
+- `${env:NAME}` is the value of an environment variable; one that is not set is a fault.
+- `1e-5` is a number. A repeated key is a fault, and so is a setting that has no effect where it stands.
+- Where a section may be one word, the word is the setting marked with *.
+"""
+
+
+def main() -> None:
+    made = {
+        "docs/recipe.md": recipe_page(),
+        "recipes/recipe.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
+    }
+    stale = [name for name, text in made.items() if not _same(ROOT / name, text)]
+    if "--check" not in sys.argv:
+        for name in stale:
+            (ROOT / name).write_text(made[name], encoding="utf-8")
+    if stale:
+        print("stale:" if "--check" in sys.argv else "written:", ", ".join(stale))
+    sys.exit(bool(stale) and "--check" in sys.argv)
+
+
+def recipe_page() -> str:
+    parts = [INTRODUCTION, "## At the top\n", _rows_head()]
+    for name in ("extends", *SECTIONS, "output"):
+        meaning = {"extends": EXTENDS, "output": OUTPUT}.get(name) or _summary(SECTIONS[name])
+        parts.append(f"| `{name}` | {'text' if name in ('extends', 'output') else 'section'} | "
+                     f"{'needed' if name in NEEDED else ''} | {meaning} |\n")  # fmt: skip
+    for name, settings in SECTIONS.items():
+        if name == "method":
+            for method in METHODS.values():
+                parts += [f"\n## `method: {method.name}`\n\n{_summary(method.settings)}\n\n"]
+                parts += _table(method.settings, method.name)
+            continue
+        parts += [f"\n## `{name}`\n\n{_summary(settings)}\n\n", *_table(settings)]
+        if name == "task":
+            parts.append(f"\nTasks: {', '.join(f'`{task}`' for task in TASKS)}.\n")
+        if name == "data":
+            parts += ["\n### `data.train`: one source or a list of them\n\n", *_table(Source)]
+            parts += ["\n### `data.eval`\n\n", f"{_summary(EvalSource)}\n\n", *_table(EvalSource)]
+            parts += ["\n### Formats\n\n| format | columns |\n|---|---|\n"]
+            parts += [f"| `{fmt.name}` | `{fmt.columns}` |\n".replace(" | a", " \\| a").replace("m | u", "m \\| u")
+                      for fmt in FORMATS.values()]  # fmt: skip
+    return "".join(parts)
+
+
+def _rows_head() -> str:
+    return "\n| setting | type | default | meaning |\n|---|---|---|---|\n"
+
+
+def _table(settings: type[Settings], method: str = "") -> Iterator[str]:
+    yield _rows_head().lstrip("\n")
+    schema = settings.model_json_schema()["properties"]
+    for name, setting in settings.model_fields.items():
+        star = "*" if name == settings.shorthand else ""
+        meaning = setting.description or ("The method." if name == "name" else "")
+        yield f"| `{name}`{star} | {_type(schema[name])} | {_default(setting)} | {meaning}{_peft(setting, method)} |\n"
+
+
+def _peft(setting: FieldInfo, method: str) -> str:
+    """The field of PEFT's config that a method's setting becomes, and PEFT's own default."""
+    extra = setting.json_schema_extra
+    if not isinstance(extra, dict):
+        return ""
+    field = str(extra["peft"])
+    return f" PEFT: `{field}`, default {table('peft_configs')['methods'][method][field]['default']}."
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_type(each) for each in schema["anyOf"] if each.get("type") != "null"))
+    if "$ref" in schema:
+        return "source"
+    if schema["type"] == "array":
+        return f"list of {_type(schema['items'])}"
+    words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    return " ".join([words[schema["type"]], ", ".join(limits)]).strip()
+
+
+def _default(setting: FieldInfo) -> str:
+    if setting.is_required():
+        return "needed"
+    default = setting.default
+    if default is None:
+        return "see there" if "Default:" in (setting.description or "") else ""
+    if isinstance(default, tuple):
+        return f"`{default[0]}`" if len(default) == 1 else "none"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _summary(settings: type[Settings]) -> str:
+    if settings.__name__ == "MethodSettings":
+        return "The fine-tuning method and its own settings."
+    return " ".join((settings.__doc__ or "").split())
+
+
+def _same(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text("utf-8") == text
+
+
+if __name__ == "__main__":
+    main()
