@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 
 def distance(a: str, b: str) -> int:
@@ -20,7 +20,7 @@ def distance(a: str, b: str) -> int:
     return previous[-1]
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Collection[str]) -> str:
     """The known word fewest edits away, or "" where none is near enough to be meant.
 
     Near enough is a third of the longer word's letters, or one word holding the other whole.
@@ -33,4 +33,19 @@ def nearest(word: str, known: Iterable[str]) -> str:
         held = min(len(found), len(other)) >= 3 and (found in other or other in found)
         if (held or edits <= max(1, max(len(found), len(other)) // 3)) and edits < best_distance:
             best, best_distance = candidate, edits
-    return best
+    return best or _abbreviated(word, known)
+
+
+def _abbreviated(word: str, known: Collection[str]) -> str:
+    """The known word whose initials ``word`` is (lr), or the shortest that has its letters in order (bf16)."""
+    if len(word) < 2:
+        return ""
+    for candidate in known:
+        if "".join(part[:1] for part in candidate.split("_")) == word:
+            return candidate
+    return min((each for each in known if each[:1] == word[:1] and _holds(each, word)), key=len, default="")
+
+
+def _holds(text: str, letters: str) -> bool:
+    rest = iter(text)
+    return all(letter in rest for letter in letters)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BeforeValidator
 from pydantic_core import ErrorDetails
 
 from peftctl.errors import Fault
+from peftctl.methods import METHODS
 from peftctl.nearest import nearest
 from peftctl.recipe import nodes
+from peftctl.recipe.foreign import OURS
 from peftctl.recipe.nodes import Document
-from peftctl.recipe.schema import EvalSource, Source
+from peftctl.recipe.schema import SECTIONS, EvalSource, Source
 from peftctl.settings import Settings
 
 # What pydantic calls a wrong type, in the words of a recipe.
@@ -21,6 +24,7 @@ TYPES = {
     "bool_type": "true or false",
     "string_type": "text",
     "tuple_type": "a list",
+    "finite_number": "a finite number",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }
@@ -37,22 +41,33 @@ def section_fault(document: Document, section: str, detail: ErrorDetails, settin
     if kind == "missing":
         return Fault(document.place(path), nodes.dotted(path), "is missing")
     if kind in TYPES:
-        return fault(document, path, f"must be {TYPES[kind]}" + _yaml_hint(document, path, kind, found), found)
+        hint = yaml_hint(document, path, found) if kind == "string_type" else ""
+        wanted = "text or a list of it" if kind == "tuple_type" and _takes_text(settings, path) else TYPES[kind]
+        return fault(document, path, f"must be {wanted}{hint}", found)
     if kind == "literal_error":
         allowed = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
         return fault(document, path, "no such value", found, allowed)
-    limits = [f"{text} {context[key]}" for key, text in LIMITS.items() if key in context]
+    limits = [f"{text} {context[key]:g}" for key, text in LIMITS.items() if key in context]
     if limits:
         return fault(document, path, "out of range", found, limits[0])
     if kind in ("too_short", "string_too_short"):
-        return fault(document, path, "too short", found, f"at least {context['min_length']}")
+        what = "in the list" if kind == "too_short" else "letter"
+        return fault(document, path, "too short", found, f"at least {context['min_length']} {what}")
     return fault(document, path, detail["msg"], found)
 
 
 def unknown(document: Document, path: nodes.Path, known: list[str]) -> Fault:
     """A key that is no setting."""
-    near = nearest(str(path[-1]), known)
+    near = _elsewhere(str(path[-1])) or nearest(str(path[-1]), known)
     return Fault(document.place(path), nodes.dotted(path), "no such setting", "", ", ".join(known), near)
+
+
+def _elsewhere(key: str) -> str:
+    """The full name of the setting that ``key`` is called in another section (seed is train.seed) or another tool."""
+    sections = [*SECTIONS.items(), *(("method", method.settings) for method in METHODS.values())]
+    full = {f"{name}.{setting}" for name, section in sections for setting in section.model_fields}
+    found = {name for name in full if key in (name.split(".")[1], name.replace(".", "_"))}
+    return OURS.get(key, min(found) if len(found) == 1 else "")
 
 
 def fault(document: Document, path: nodes.Path, problem: str, found: Any, allowed: str | list[str] = "") -> Fault:
@@ -74,14 +89,20 @@ def shown(document: Document, path: nodes.Path, found: Any) -> str:
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
-def _yaml_hint(document: Document, path: nodes.Path, kind: str, found: Any) -> str:
+def yaml_hint(document: Document, path: nodes.Path, found: Any) -> str:
     """Why what looks like text is none: YAML 1.1 has many words for true and false, and numbers need no quotes."""
     written = document.written.get(path, "")
-    if kind != "string_type" or found is None or isinstance(found, dict | list):
+    if found is None or isinstance(found, str | dict | list):
         return ""
     if isinstance(found, bool) and written.lower() not in ("true", "false"):
         return f": YAML reads {written} as {str(found).lower()}; put it in quotes"
     return ": put it in quotes"
+
+
+def _takes_text(settings: type[Settings], path: nodes.Path) -> bool:
+    """Whether a list may be written as the one text in it."""
+    declared = settings.model_fields.get(str(path[-1]))
+    return declared is not None and any(isinstance(each, BeforeValidator) for each in declared.metadata)
 
 
 def _fields(settings: type[Settings], path: nodes.Path) -> list[str]:

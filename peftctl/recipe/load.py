@@ -16,7 +16,7 @@ from peftctl.formats import FORMATS
 from peftctl.methods import METHODS
 from peftctl.recipe import nodes, rules
 from peftctl.recipe.compose import MAX_BYTES, SET, compose, merge
-from peftctl.recipe.explain import fault, section_fault, unknown
+from peftctl.recipe.explain import fault, section_fault, unknown, yaml_hint
 from peftctl.recipe.nodes import Document
 from peftctl.recipe.schema import NEEDED, SECTIONS, Recipe
 from peftctl.settings import Settings
@@ -44,14 +44,15 @@ def build(document: Document, folder: Path) -> Recipe:
     faults += [unknown(document, (key,), known) for key in document.values if key not in known]
     for key in NEEDED:
         if key not in document.values:
-            faults.append(Fault(document.place(()), key, "is missing", allowed=", ".join(known)))
+            faults.append(Fault(document.place(()), key, f"is missing (a recipe needs {', '.join(NEEDED)})"))
     sections: dict[str, Any] = {}
     for name, settings in SECTIONS.items():
         if name in document.values:
             sections[name] = _section(document, name, settings, faults)
     output = document.values.get("output")
     if "output" in document.values and (not isinstance(output, str) or not output.strip()):
-        faults.append(fault(document, ("output",), "must be text", output, "the run directory"))
+        problem = "must be text" + yaml_hint(document, ("output",), output)
+        faults.append(fault(document, ("output",), problem, output, "the run directory"))
     faults += rules.faults(document)
     if faults:
         raise RecipeError(faults)

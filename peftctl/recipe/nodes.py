@@ -88,7 +88,7 @@ def parse(text: str, file: str, environment: Mapping[str, str] = os.environ) -> 
     Raises RecipeError with every fault of its form.
     """
     document = Document(file)
-    with _yaml_faults(file):
+    with _yaml_faults(text, file):
         _check_depth(text, file)
         loader = _Loader(text)
         try:
@@ -111,7 +111,7 @@ def parse(text: str, file: str, environment: Mapping[str, str] = os.environ) -> 
 def parse_value(text: str, place: Place, path: Path, environment: Mapping[str, str] = os.environ) -> Document:
     """A single value as YAML writes it, put at ``path`` of an otherwise empty document; everything is at ``place``."""
     document = Document(place.file)
-    with _yaml_faults(place.file):
+    with _yaml_faults(text, place.file):
         _check_depth(text, place.file)
         loader = _Loader(text)
         try:
@@ -205,7 +205,9 @@ class _Reader:
         try:
             return self._loader.construct_object(node)
         except (ValueError, yaml.YAMLError):
-            kind = node.tag.removeprefix(_PREFIX)
+            kind = {"int": "a whole number", "float": "a number"}.get(
+                node.tag.removeprefix(_PREFIX), "what its tag says"
+            )
             self.faults.append(Fault(self._place(node), dotted(path), f"cannot be read as {kind}", node.value))
             return None
 
@@ -245,7 +247,7 @@ def dotted(path: Path) -> str:
 
 
 @contextmanager
-def _yaml_faults(file: str) -> Iterator[None]:
+def _yaml_faults(text: str, file: str) -> Iterator[None]:
     """PyYAML's exceptions as RecipeErrors with a place."""
     try:
         yield
@@ -256,8 +258,9 @@ def _yaml_faults(file: str) -> Iterator[None]:
         plain = next((words for sign, words in _PLAINER.items() if sign in said), said)
         raise RecipeError([Fault(place, "", f"not YAML: {plain}")]) from None
     except yaml.reader.ReaderError as error:
-        problem = f"holds the character {error.character!r}, which YAML does not allow"
-        raise RecipeError([Fault(Place(file), "", problem)]) from None
+        line = text.count("\n", 0, error.position) + 1
+        problem = f"holds the character {chr(error.character)!a}, which YAML does not allow"
+        raise RecipeError([Fault(Place(file, line), "", problem)]) from None
 
 
 def _check_depth(text: str, file: str) -> None:

@@ -38,12 +38,9 @@ def _one_eval_source(document: Document) -> Iterator[Fault]:
     if ways and ways[0] != "path":
         for key, default in (("format", "auto"), ("limit", None)):
             if held_out.get(key, default) != default:
-                yield _both(
-                    document,
-                    ("data", "eval", key),
-                    ("data", "eval", ways[0]),
-                    "has no effect on rows taken from the training rows",
-                )
+                place, also = document.place(("data", "eval", key)), document.place(("data", "eval", ways[0]))
+                problem = "has no effect on rows taken from the training rows"
+                yield Fault(place, f"data.eval.{key}", problem, also=also)
 
 
 def _eval_needs_rows(document: Document) -> Iterator[Fault]:
@@ -82,4 +79,4 @@ def _written(document: Document, path: nodes.Path) -> bool:
 
 def _both(document: Document, path: nodes.Path, other: nodes.Path, problem: str) -> Fault:
     also = document.place(other)
-    return Fault(document.place(path), nodes.dotted(path), f"and {nodes.dotted(other)}: {problem}", also=also)
+    return Fault(document.place(path), nodes.dotted(path), f"and {nodes.dotted(other)} {problem}", also=also)

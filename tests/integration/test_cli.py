@@ -168,11 +168,11 @@ def test_a_users_mistake_is_one_message_and_an_exit_code(
     ("arguments", "said"),
     [
         (["eval", "nowhere"], "nowhere: no such run directory"),
-        (["generate", "RUN", "hi", "--on", "bse"], "--on: no such side (found 'bse')"),
+        (["generate", "RUN", "hi", "--on", "bse"], "--on: no such value (found 'bse')"),
         (["generate", "RUN", "hi", "--plain", "--system", "x"], "--system: has no effect with --plain"),
         (["export", "RUN", "out", "--to", "adaptor"], "did you mean adapter?"),
         (["eval", "RUN/adapter"], "is an adapter folder, not a run directory"),
-        (["train", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
+        (["train", "nowhere.yaml"], "cannot be read: No such file or directory"),
     ],
 )
 def test_a_command_that_cannot_be_obeyed_exits_2(run: Path, arguments: list[str], said: str) -> None:

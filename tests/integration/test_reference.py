@@ -24,7 +24,7 @@ def trainer_losses(base: Path, folder: Path, order: list[int], rows: list[dict[s
     from peftctl.model import targets
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    names = list(targets.resolve(model, "all-linear"))
+    names = list(targets.resolve(model, ["all-linear"]))
     torch.manual_seed(derived_seed(0, 0))
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=names))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,8 +104,8 @@ def test_the_resolved_recipe_trains_the_same_bits(tmp_path: Path, tiny_model: Pa
     again = job.train(load(run / "resolved.yaml", str(tmp_path / "again")), "", Events())
 
     assert atomic.inventory(run / "adapter") == atomic.inventory(again / "adapter")
-    first, second = (run / "resolved.yaml").read_text(), (again / "resolved.yaml").read_text()
-    assert first.replace(str(run), "") == second.replace(str(again), "")
+    first, second = load(run / "resolved.yaml"), load(again / "resolved.yaml")
+    assert replace(first, output="") == replace(second, output="")
 
 
 def test_eight_rows_as_one_two_or_eight_micro_batches_give_the_same_trajectory(
@@ -144,15 +145,15 @@ def test_the_gradient_of_a_step_is_the_same_however_it_is_cut(tiny_model: Path) 
         for slices in (True, False):
             model.zero_grad()
             collate = Collator(task, tokenizer, slices, torch.device("cpu"))
-            for group in micro_batches(rows, tokens):
-                (objective.step(model, collate(group)).sum / count).backward()
+            for group in micro_batches([len(row) for row in rows], tokens):
+                (objective.step(model, collate([rows[index] for index in group])).sum / count).backward()
             gradients.append(weight.grad.clone())
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-5, atol=1e-9)  # the loss itself is float32
     # The oracle: transformers' own loss of all rows together, which is a mean over their shifted labels.
     batch = Collator(task, tokenizer, False, torch.device("cpu"))(rows)["inputs"]
     labels = batch["input_ids"].clone().fill_(-100)
-    for index, row in enumerate(sorted(rows, key=lambda _: 0)):
+    for index, row in enumerate(rows):
         for at, weight_of in enumerate(row.weights):
             if weight_of:
                 labels[index, at] = row.ids[at]
