@@ -1,0 +1,164 @@
+"""No setting is decoration: change any one of them and something observable changes, or the change is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from peftctl.atomic import sha256
+from peftctl.errors import PeftctlError
+from peftctl.events import Events
+from peftctl.methods import METHODS
+from peftctl.recipe import load
+from peftctl.recipe.schema import SECTIONS, EvalSource, Source
+from peftctl.train import job
+from tests import tiny
+
+BASE: dict[str, Any] = {
+    "model": {"name": "./model", "dtype": "float32"},
+    "data": {"train": [{"path": "train.jsonl"}], "eval": {"path": "eval.jsonl"}},
+    "method": {"name": "lora", "rank": 4},
+    "train": {"max_steps": 4, "batch_size": 4, "micro_batch_tokens": 128, "learning_rate": 5e-3, "max_grad_norm": 0.1},
+    "output": "run",
+}
+
+# For every setting a value other than the base recipe's; where what shows is a refusal, a part of its message.
+CHANGES: dict[str, Any] = {
+    "model.name": "./other",
+    "model.revision": ("v2", "has no effect on a local model"),
+    "model.dtype": "bfloat16",
+    "task.name": ("seq2seq", "no such task"),
+    "data.train": [{"path": "other.jsonl"}],
+    "data.train[0].path": "other.jsonl",
+    "data.train[0].format": ("prompt_completion", "no column 'prompt'"),
+    "data.train[0].limit": 5,
+    "data.eval": None,
+    "data.eval.path": "other.jsonl",
+    "data.eval.format": ("prompt_completion", "no column 'prompt'"),
+    "data.eval.limit": 3,
+    "data.eval.split": (0.5, "both say which rows are held out"),
+    "data.eval.count": (3, "both say which rows are held out"),
+    "data.max_length": 45,
+    "method.name": ("lroa", "no such method"),
+    "method.targets": ["q_proj"],
+    "method.rank": 2,
+    "method.alpha": 1.0,
+    "method.dropout": 0.5,
+    "train.epochs": (1.0, "both say how long to train"),
+    "train.max_steps": 3,
+    "train.batch_size": 5,
+    "train.micro_batch_tokens": 64,
+    "train.learning_rate": 1e-3,
+    "train.schedule": "constant",
+    "train.warmup_ratio": 0.5,
+    "train.optimizer": "sgd",
+    "train.weight_decay": 0.5,
+    "train.max_grad_norm": 0.01,
+    "train.gradient_checkpointing": True,
+    "train.seed": 7,
+    "train.log_every": 2,
+    "eval.every": 2,
+    "eval.choices": ["odd", "even"],
+    "track.to": ["tensorboard"],
+    "track.project": ("triage", "has no effect without a tracker"),
+    "output": "elsewhere",
+}
+TIMED = {"seconds", "seconds_per_step", "tokens_per_s", "peak_memory_bytes"}
+
+
+def settings() -> set[str]:
+    """Every setting of the schema by its dotted name."""
+    names = {"output"}
+    for section, declared in SECTIONS.items():
+        models = [method.settings for method in METHODS.values()] if section == "method" else [declared]
+        names |= {f"{section}.{name}" for model in models for name in model.model_fields}
+    names |= {f"data.train[0].{name}" for name in Source.model_fields}
+    return names | {f"data.eval.{name}" for name in EvalSource.model_fields}
+
+
+def observed(folder: Path, recipe: dict[str, Any], patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a run leaves and says, but for the time it took and the recipe itself."""
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    passes = []
+    forward = LlamaMLP.forward
+    patch.setattr(LlamaMLP, "forward", lambda self, x: passes.append(len(x)) or forward(self, x))  # type: ignore[func-returns-value]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    heard: list[dict[str, Any]] = []
+    run = job.train(load(folder / "recipe.yaml"), "", Events(lambda event: heard.append(dict(event))))
+    weights = sha256(run / "adapter" / "adapter_model.safetensors")
+    said = [{key: value for key, value in event.items() if key not in TIMED} for event in heard]
+    left = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if "events.out" not in path.name)
+    return {"run": run.name, "weights": weights, "said": json.dumps(said), "left": left, "passes": passes}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    tiny.save(tmp_path / "model")
+    tiny.save(tmp_path / "other", tiny.llama(seed=1))
+    tiny.jsonl(tmp_path / "train.jsonl", tiny.chats(24))
+    tiny.jsonl(tmp_path / "eval.jsonl", tiny.chats(8, seed=1))
+    tiny.jsonl(tmp_path / "other.jsonl", tiny.chats(24, seed=2))
+    return tmp_path
+
+
+def changed(name: str, value: Any) -> dict[str, Any]:
+    recipe: dict[str, Any] = json.loads(json.dumps(BASE))
+    *parents, last = name.replace("[0]", ".0").split(".")
+    at: Any = recipe
+    for part in parents:
+        at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
+    at[last] = value
+    return recipe
+
+
+def test_every_setting_of_the_schema_is_changed_here() -> None:
+    assert settings() == {*CHANGES, "model.trust_remote_code"}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_changing_it_changes_something_observable(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    value, refusal = CHANGES[name] if isinstance(CHANGES[name], tuple) else (CHANGES[name], "")
+    recipe = changed(name, value)
+    if refusal:
+        with pytest.raises(PeftctlError, match=refusal):
+            observed(folder, recipe, monkeypatch)
+        return
+    with monkeypatch.context() as patch:
+        before = observed(folder, BASE, patch)
+    shutil.rmtree(folder / "run")
+    with monkeypatch.context() as patch:
+        again = observed(folder, BASE, patch)
+    shutil.rmtree(folder / "run")
+    assert again == before  # what is observed depends on nothing but the recipe
+    with monkeypatch.context() as patch:
+        assert observed(folder, recipe, patch) != before
+
+
+def test_trust_remote_code_lets_a_models_own_code_run_and_nothing_else_does(folder: Path) -> None:
+    config = json.loads((folder / "model" / "config.json").read_text())
+    config |= {
+        "model_type": "own_llama",
+        "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnLM"},
+    }
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+    (folder / "model" / "own.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        f"Path({str(folder / 'ran')!r}).touch()\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own_llama'\n"
+        "class OwnLM(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(BASE))
+    with pytest.raises(PeftctlError, match=r"model\.name: the config of"):
+        job.train(load(folder / "recipe.yaml"), "", Events())
+    assert not (folder / "ran").exists()
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(changed("model.trust_remote_code", True)))
+    job.train(load(folder / "recipe.yaml"), "", Events())
+    assert (folder / "ran").exists()
