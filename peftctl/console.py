@@ -38,7 +38,8 @@ def show_faults(faults: Sequence[Fault]) -> None:
     """Each fault on a line of its own, and under it the line of the recipe with a caret, all on standard error."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for fault in faults:
-        place, _, said = str(fault).partition(": ")
+        place = redact(str(fault.place))
+        said = str(fault).removeprefix(f"{fault.place}: ")
         console.print(Text(place, "bold"), Text(": "), Text("error: ", "bold red"), redact(said), sep="", markup=False)
         if source := _source_line(fault.place):
             number = f"{fault.place.line:>5} | "

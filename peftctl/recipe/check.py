@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftctl.errors import Fault, RecipeError
+from peftctl.errors import Fault, RecipeError, UsageError
 from peftctl.nearest import nearest
 from peftctl.recipe.compose import compose
 from peftctl.recipe.load import build
@@ -39,13 +39,16 @@ def _method_and_task(document: Document, recipe: Recipe) -> list[Fault]:
 
 def _model_and_task(document: Document, recipe: Recipe) -> list[Fault]:
     """Whether transformers has a class for this kind of model and task, where the model is a folder that is there."""
+    place = document.place(("model", "name"))
     try:
         config = json.loads((recipe.path(recipe.model.name) / "config.json").read_text("utf-8"))
         found = config["model_type"]
+    except UsageError as error:
+        return [Fault(place, "model.name", error.message)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     known = table("model_types")["tasks"][recipe.task.name]
     if not isinstance(found, str) or found in known or "auto_map" in config:
         return []
     problem = f"transformers {table('model_types')['transformers']} has no {recipe.task.name} model of this type"
-    return [Fault(document.place(("model", "name")), "model.name", problem, found, nearest=nearest(found, known))]
+    return [Fault(place, "model.name", problem, found, nearest=nearest(found, known))]

@@ -5,6 +5,7 @@ Later parts win key by key; a list is replaced whole. Every value keeps the plac
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path as FilePath
@@ -28,9 +29,11 @@ def compose(path: FilePath, overrides: Sequence[str] = (), max_bytes: int = MAX_
     faults: list[Fault] = []
     for override in overrides:
         try:
-            merge(document, _override(override))
+            _set(document, override)
         except RecipeError as error:
             faults += error.faults
+    if "extends" in document.values:
+        faults.append(Fault(document.place(("extends",)), "extends", "can be said in a recipe only"))
     if faults:
         raise RecipeError(faults)
     spell_out(document)
@@ -51,14 +54,14 @@ def read_text(path: FilePath, max_bytes: int = MAX_BYTES) -> str:
     except IsADirectoryError:
         raise RecipeError([Fault(place, "", "is a folder, not a recipe")]) from None
     except OSError as error:
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else [])
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if os.path.isdir(path.parent) else [])
         problem = f"cannot be read: {error.strerror}"
         raise RecipeError([Fault(place, "", problem, nearest=str(path.with_name(near)) if near else "")]) from None
 
 
 def merge(document: Document, over: Document) -> None:
     """Put what ``over`` says over what ``document`` says, in place."""
-    _merge(document.values, over.values, (), document, over)
+    _merge(document.values, over.values, (), document)
     document.places.update(over.places)
     document.written.update(over.written)
     document.env_names |= over.env_names
@@ -74,9 +77,9 @@ def _with_bases(path: FilePath, seen: tuple[FilePath, ...], max_bytes: int) -> D
     place = document.place(("extends",))
     if not isinstance(extends, str):
         raise RecipeError([Fault(place, "extends", "must be the path of one recipe")])
-    base_path = path.parent / FilePath(extends).expanduser()
+    base_path = path.parent / os.path.expanduser(extends)
     line = (*seen, path)
-    if base_path.resolve() in {each.resolve() for each in line}:
+    if os.path.realpath(base_path) in {os.path.realpath(each) for each in line}:
         turns = " -> ".join(each.name for each in (*line, base_path))
         raise RecipeError([Fault(place, "extends", f"goes round in a circle: {turns}")])
     try:
@@ -94,57 +97,69 @@ def _with_bases(path: FilePath, seen: tuple[FilePath, ...], max_bytes: int) -> D
     return base
 
 
-def _override(text: str) -> Document:
-    """``key.path=value`` as a document of its own. Raises RecipeError with ``--set`` as the place."""
-    key, equals, value = text.partition("=")
+def _set(document: Document, text: str) -> None:
+    """Put ``key.path=value`` over what ``document`` says. Raises RecipeError with ``--set`` as the place."""
+    key, equals, written = text.partition("=")
     place = Place(f"{SET} {text}")
-    parts = re.findall(r"[^.\[\]]+|\[\d+\]", key)
+    parts = re.findall(r"[^.\[\]]+|\[\d{1,6}\]", key)
     path: Path = tuple(int(part[1:-1]) if part.startswith("[") else part for part in parts)
-    if not equals or not path or dotted(path) != key.strip():
+    if not equals or not path or isinstance(path[0], int) or dotted(path) != key.strip():
         raise RecipeError(
             [Fault(place, "", "is not of the form key.path=value", allowed="train.epochs=1, for example")]
         )
-    return parse_value(value, place, path)
+    value, over = parse_value(written, place, path)
+    if any(isinstance(part, int) for part in path):
+        _set_in_list(document, path, value, place)
+    else:
+        for part in reversed(path):
+            value = {part: value}
+        over.values = value
+        spell_out(over)
+        _merge(document.values, over.values, (), document)
+    for at, said in over.places.items():
+        document.places.setdefault(at, said)  # what was only joined keeps its place
+    document.written.update(over.written)
+    document.env_names |= over.env_names
 
 
-def _merge(old: dict[str, Any], new: dict[str, Any], path: Path, document: Document, over: Document) -> None:
+def _set_in_list(document: Document, path: Path, value: Any, place: Place) -> None:
+    for end in range(1, len(path)):
+        index, below = path[end], document.at(path[:end])
+        if isinstance(index, int) and not (isinstance(below, list) and index < len(below)):
+            there = f"the list has {len(below)}" if isinstance(below, list) else "there is no list"
+            raise RecipeError([Fault(place, dotted(path[: end + 1]), f"there is no item {index} ({there})")])
+        if isinstance(index, str) and not isinstance(below, dict):
+            _put(document, path[:end], {})
+    old = document.at(path)
+    if isinstance(old, dict) and isinstance(value, dict):
+        _merge(old, value, path, document)
+    else:
+        _put(document, path, value)
+
+
+def _merge(old: dict[str, Any], new: dict[str, Any], path: Path, document: Document) -> None:
     for key, value in new.items():
         here = (*path, key)
-        under = old.get(key)
-        if isinstance(value, dict) and isinstance(under, dict):
-            _merge(under, value, here, document, over)
-            continue
-        if isinstance(value, list) and isinstance(under, list) and over.file.startswith(SET) and _is_item(over, here):
-            _merge_item(under, value, here, document, over)
-            continue
-        for table in (document.places, document.written):
-            for inside in [each for each in table if each[: len(here)] == here]:
-                del table[inside]
-        old[key] = value
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            _merge(old[key], value, here, document)
+        else:
+            _put(document, here, value)
 
 
-def _is_item(over: Document, path: Path) -> bool:
-    """Whether ``--set`` names an item of the list at ``path`` rather than the list."""
-    return any(
-        len(each) > len(path) and each[: len(path)] == path and isinstance(each[len(path)], int) for each in over.places
-    ) and (f"{dotted(path)}[" in over.file)
-
-
-def _merge_item(old: list[Any], new: list[Any], path: Path, document: Document, over: Document) -> None:
-    index = int(over.file.split(f"{dotted(path)}[", 1)[1].split("]", 1)[0])
-    if index >= len(old):
-        problem = f"there is no item {index} (the list has {len(old)})"
-        raise RecipeError([Fault(Place(over.file), dotted((*path, index)), problem)])
-    if isinstance(new[0], dict) and isinstance(old[index], dict):
-        _merge(old[index], new[0], (*path, index), document, over)
-    else:
-        old[index] = new[0]
+def _put(document: Document, path: Path, value: Any) -> None:
+    """``value`` at ``path``; nothing is known any more of the places and the spelling of what stood there."""
+    deep = isinstance(document.at(path), dict | list)
+    for table in (document.places, document.written):
+        for inside in [each for each in table if each[: len(path)] == path] if deep else [path]:
+            table.pop(inside, None)
+    parent = document.at(path[:-1])
+    parent[path[-1]] = value
 
 
 def _look_up_beside(base: Document, folder: FilePath) -> None:
     """Relative paths of a base recipe in another folder, made absolute, so that they keep their meaning."""
     beside = FilePath(base.file).parent
-    if beside.resolve() == folder.resolve():
+    if os.path.realpath(beside) == os.path.realpath(folder):
         return
     train = base.at(("data", "train"))
     count = len(train) if isinstance(train, list) else 0
@@ -153,6 +168,6 @@ def _look_up_beside(base: Document, folder: FilePath) -> None:
             path = tuple(index if part == -1 else part for part in template)
             parent, value = base.at(path[:-1]), base.at(path)
             if isinstance(value, str) and isinstance(parent, dict):
-                there = (beside / FilePath(value).expanduser()).absolute()
-                if path != ("model", "name") or there.exists() or value.startswith("."):
+                there = (beside / os.path.expanduser(value)).absolute()
+                if path != ("model", "name") or os.path.exists(there) or value.startswith("."):
                     parent[path[-1]] = str(there)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -39,7 +40,7 @@ def origin(recipe: Recipe, path: Path) -> str:
 def _values(recipe: Recipe, *, full: bool) -> dict[str, Any]:
     sections = {name: _plain(getattr(recipe, name), full) for name in SECTIONS}
     values: dict[str, Any] = {name: section for name, section in sections.items() if section}
-    public: dict[str, Any] = _without_secrets({**values, "output": recipe.output}, recipe)
+    public: dict[str, Any] = _without_secrets({**values, "output": recipe.output}, recipe.secrets)
     return public
 
 
@@ -50,20 +51,21 @@ def _plain(settings: Settings, full: bool) -> dict[str, Any]:
     return {settings.shorthand: named, **values} if named is not None else values
 
 
-def _without_secrets(value: Any, recipe: Recipe) -> Any:
+def _without_secrets(value: Any, secrets: Mapping[str, str]) -> Any:
     """Values from secret-sounding variables as the references they were written as."""
     if isinstance(value, dict):
-        return {key: _without_secrets(item, recipe) for key, item in value.items()}
+        return {key: _without_secrets(item, secrets) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_secrets(item, recipe) for item in value]
-    if isinstance(value, str):
-        for secret, reference in recipe.secrets.items():
-            value = value.replace(secret, reference)
+        return [_without_secrets(item, secrets) for item in value]
+    if isinstance(value, str) and secrets:
+        # All at once, so that none is looked for in another's reference; longest first, so that no end is left.
+        any_secret = "|".join(re.escape(secret) for secret in sorted(secrets, key=len, reverse=True))
+        return re.sub(any_secret, lambda match: secrets[match[0]], value)
     return value
 
 
 def _yaml(values: dict[str, Any]) -> str:
-    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9)
     return text
 
 
@@ -97,8 +99,11 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, text: str) -> yaml.Node:
-        """Text that would come back as something else, or with other white space, in double quotes."""
-        odd = not reads_as_text(text) or any(sign in text for sign in "\x85\u2028\u2029")
+        """In double quotes: text that would come back as something else, references, and more than one line.
+
+        Single quotes would spread lines over lines, and the comment beside the first would become part of the text.
+        """
+        odd = not reads_as_text(text) or "${" in text or any(sign in text for sign in "\n\x85\u2028\u2029")
         return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if odd else None)
 
 

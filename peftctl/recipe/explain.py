@@ -47,7 +47,7 @@ def section_fault(document: Document, section: str, detail: ErrorDetails, settin
     if kind == "literal_error":
         allowed = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
         return fault(document, path, "no such value", found, allowed)
-    limits = [f"{text} {context[key]:g}" for key, text in LIMITS.items() if key in context]
+    limits = [f"{text} {context[key]:.12g}" for key, text in LIMITS.items() if key in context]
     if limits:
         return fault(document, path, "out of range", found, limits[0])
     if kind in ("too_short", "string_too_short"):

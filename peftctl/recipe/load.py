@@ -56,8 +56,7 @@ def build(document: Document, folder: Path) -> Recipe:
     faults += rules.faults(document)
     if faults:
         raise RecipeError(faults)
-    secrets = {os.environ[name]: f"${{env:{name}}}" for name in document.env_names if SECRET_NAMES.search(name)}
-    return Recipe(**sections, output=str(output), folder=folder, origins=_origins(document), secrets=secrets)
+    return Recipe(**sections, output=str(output), folder=folder, origins=_origins(document), secrets=_secrets(document))
 
 
 def _section(document: Document, name: str, settings: type[Settings], faults: list[Fault]) -> Settings | None:
@@ -109,6 +108,16 @@ def _no_method(document: Document, values: Any) -> Fault:
         return Fault(document.place(("method",)), "method.name", "is missing", allowed=", ".join(METHODS))
     path: nodes.Path = ("method", "name") if isinstance(values, dict) else ("method",)
     return fault(document, path, "must be a method's name", document.at(path), list(METHODS))
+
+
+def _secrets(document: Document) -> dict[str, str]:
+    """What is to be written as the reference it came from: secrets, and text that would be read as a reference."""
+    values = {os.environ[name]: name for name in sorted(document.env_names)}
+    return {
+        value: f"${{env:{name}}}"
+        for value, name in values.items()
+        if value and (SECRET_NAMES.search(name) or "${" in value)
+    }
 
 
 def _origins(document: Document) -> dict[str, str]:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -24,6 +24,9 @@ MAX_VALUES = 50_000
 
 _PREFIX = "tag:yaml.org,2002:"
 _SCALARS = {f"{_PREFIX}{kind}" for kind in ("null", "bool", "int", "float", "str")}
+_MERGE = f"{_PREFIX}merge"
+_UNREADABLE = (ValueError, LookupError, ArithmeticError, yaml.YAMLError)
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)\Z")
 _ENV = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -108,10 +111,12 @@ def parse(text: str, file: str, environment: Mapping[str, str] = os.environ) -> 
     return document
 
 
-def parse_value(text: str, place: Place, path: Path, environment: Mapping[str, str] = os.environ) -> Document:
-    """A single value as YAML writes it, put at ``path`` of an otherwise empty document; everything is at ``place``."""
+def parse_value(
+    text: str, place: Place, path: Path, environment: Mapping[str, str] = os.environ
+) -> tuple[Any, Document]:
+    """A single value as YAML writes it, and a document without values that knows its spelling; all is at ``place``."""
     document = Document(place.file)
-    with _yaml_faults(text, place.file):
+    with _all_at(place), _yaml_faults(text, place.file):
         _check_depth(text, place.file)
         loader = _Loader(text)
         try:
@@ -124,11 +129,7 @@ def parse_value(text: str, place: Place, path: Path, environment: Mapping[str, s
         raise RecipeError(reader.faults)
     for end in range(1, len(path) + 1):
         document.places[path[:end]] = place
-    inner: Any = value
-    for part in reversed(path):
-        inner = [inner] if isinstance(part, int) else {part: inner}
-    document.values = inner
-    return document
+    return value, document
 
 
 def reads_as_text(text: str) -> bool:
@@ -152,12 +153,12 @@ class _Reader:
         self._everything_at = everything_at
         self._made = 0
         self._written: dict[int, set[int]] = {}
+        self._sizes: dict[int, int] = {}
 
     def value(self, node: yaml.Node, path: Path) -> Any:
         self._made += 1
         if self._made > MAX_VALUES or len(path) > MAX_DEPTH:
-            problem = f"anchors and aliases make it larger than {MAX_VALUES:,} values or deeper than {MAX_DEPTH} levels"
-            raise RecipeError([Fault(self._place(node), dotted(path[:4]), problem)])
+            raise self._too_much(node, path)
         if isinstance(node, yaml.CollectionNode) and node.tag not in (f"{_PREFIX}map", f"{_PREFIX}seq"):
             return self._no_such_tag(node, path)
         if isinstance(node, yaml.MappingNode):
@@ -172,10 +173,11 @@ class _Reader:
         return self._scalar(node, path)
 
     def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        # Merging rewrites the node, which an alias may bring here again.
-        written = self._written.setdefault(id(node), {id(key) for key, _ in node.value})
+        if self._size(node, path) > MAX_VALUES:
+            raise self._too_much(node, path)
+        written = self._written[id(node)]
         self._loader.flatten_mapping(node)  # puts what `<<` merges in before the keys written here, which win
-        own: dict[str, Place] = {}
+        own: dict[str, yaml.Node] = {}
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
             place = self._place(key_node)
@@ -186,15 +188,38 @@ class _Reader:
                 )
                 continue
             key = key_node.value
+            if _NO_TEXT.search(key):
+                self.faults.append(Fault(place, dotted(path), _no_text(key)))
+                continue
             if id(key_node) in written:
-                if key in own:
+                first = own.setdefault(key, key_node)
+                if first is not key_node:  # a mapping that merges itself brings its own keys again
                     repeated = dotted((*path, key))
-                    self.faults.append(Fault(place, repeated, "the key is repeated", also=own[key]))
+                    self.faults.append(Fault(place, repeated, "the key is repeated", also=self._place(first)))
                     continue
-                own[key] = place
             self._document.places[*path, key] = place
             values[key] = self.value(value_node, (*path, key))
         return values
+
+    def _size(self, node: yaml.MappingNode, path: Path, depth: int = 0) -> int:
+        """How many keys ``node`` has once everything is merged in, and which are its own, before merging rewrites it.
+
+        Merging copies: a few nested lists of merged mappings can be more keys than there is memory.
+        """
+        if depth > MAX_DEPTH:
+            raise self._too_much(node, path)
+        if id(node) not in self._sizes:
+            self._sizes[id(node)] = 0  # a mapping that merges itself gains nothing
+            self._written[id(node)] = {id(key) for key, _ in node.value}
+            size = 0
+            for key, value in node.value:
+                if key.tag != _MERGE:
+                    size += 1
+                    continue
+                for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    size += self._size(merged, path, depth + 1) if isinstance(merged, yaml.MappingNode) else 0
+            self._sizes[id(node)] = size
+        return self._sizes[id(node)]
 
     def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
         if node.tag not in _SCALARS:
@@ -202,13 +227,20 @@ class _Reader:
         self._document.written[path] = node.value
         if node.tag == f"{_PREFIX}str" and "${" in node.value:
             return self._from_environment(node, path)
+        return self._made_of(node, node, path)
+
+    def _made_of(self, node: yaml.ScalarNode, written: yaml.ScalarNode, path: Path) -> Any:
+        """The value of ``node``; what is wrong with it is told of ``written``."""
+        if node.tag == f"{_PREFIX}str" and _NO_TEXT.search(node.value):
+            self.faults.append(Fault(self._place(written), dotted(path), _no_text(node.value)))
+            return None
         try:
             return self._loader.construct_object(node)
-        except (ValueError, yaml.YAMLError):
+        except _UNREADABLE:
             kind = {"int": "a whole number", "float": "a number"}.get(
                 node.tag.removeprefix(_PREFIX), "what its tag says"
             )
-            self.faults.append(Fault(self._place(node), dotted(path), f"cannot be read as {kind}", node.value))
+            self.faults.append(Fault(self._place(written), dotted(path), f"cannot be read as {kind}", written.value))
             return None
 
     def _from_environment(self, node: yaml.ScalarNode, path: Path) -> Any:
@@ -227,12 +259,16 @@ class _Reader:
         if node.style is None and _ENV.fullmatch(node.value):
             tag = self._loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
             if tag in _SCALARS:
-                return self._loader.construct_object(yaml.ScalarNode(tag, text))
-        return text
+                return self._made_of(yaml.ScalarNode(tag, text), node, path)
+        return self._made_of(yaml.ScalarNode(f"{_PREFIX}str", text), node, path)
 
     def _no_such_tag(self, node: yaml.Node, path: Path) -> None:
         tag = node.tag.replace(_PREFIX, "!!")
         self.faults.append(Fault(self._place(node), dotted(path), "this YAML tag means nothing here", tag))
+
+    def _too_much(self, node: yaml.Node, path: Path) -> RecipeError:
+        problem = f"anchors and aliases make it larger than {MAX_VALUES:,} values or deeper than {MAX_DEPTH} levels"
+        return RecipeError([Fault(self._place(node), dotted(path[:4]), problem)])
 
     def _place(self, node: yaml.Node) -> Place:
         return self._everything_at or _place(node, self._document.file)
@@ -244,6 +280,15 @@ def dotted(path: Path) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
+
+
+@contextmanager
+def _all_at(place: Place) -> Iterator[None]:
+    """Faults moved to ``place``: an option has neither lines nor columns."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError([replace(fault, place=place) for fault in error.faults]) from None
 
 
 @contextmanager
@@ -276,6 +321,12 @@ def _check_depth(text: str, file: str) -> None:
 
 def _place(node: yaml.Node, file: str) -> Place:
     return Place(file, node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def _no_text(text: str) -> str:
+    found = _NO_TEXT.search(text)
+    assert found is not None
+    return f"holds the character {found[0]!a}, which no setting can"
 
 
 def _kind(node: yaml.Node) -> str:

@@ -55,7 +55,9 @@ def _eval_needs_rows(document: Document) -> Iterator[Fault]:
 def _choices_differ(document: Document) -> Iterator[Fault]:
     choices = document.at(("eval", "choices"))
     if isinstance(choices, list) and len({str(choice) for choice in choices}) < len(choices):
-        yield Fault(document.place(("eval", "choices")), "eval.choices", "a choice is repeated", str(choices))
+        written = [document.written.get(("eval", "choices", index), "") for index in range(len(choices))]
+        found = [way if "${" in way else choice for way, choice in zip(written, choices, strict=True)]  # no secrets
+        yield Fault(document.place(("eval", "choices")), "eval.choices", "a choice is repeated", str(found))
 
 
 def _project_needs_a_tracker(document: Document) -> Iterator[Fault]:

@@ -15,7 +15,7 @@ from peftctl.events import Events, metrics_log
 STEP = {
     "event": "step", "step": 7, "steps": 120, "loss": 1.23456, "learning_rate": 2e-4, "tokens": 900,
     "supervised_tokens": 400, "tokens_per_s": 1234.5, "grad_norm": 0.5, "peak_memory_bytes": 2_345_000_000,
-    "epoch": 0.5, "seconds": 2.0,
+    "epoch": 0.5, "seconds_per_step": 2.0,
 }  # fmt: skip
 
 

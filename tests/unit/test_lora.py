@@ -83,7 +83,7 @@ def test_another_number_of_trained_parameters_is_refused(monkeypatch: pytest.Mon
 
 def test_a_method_put_elsewhere_is_refused() -> None:
     model = tiny.llama()
-    matched = targets.resolve(model, "q_proj")
+    matched = targets.resolve(model, ["q_proj"])
     matched.pop("model.layers.0.self_attn.q_proj")
 
     class Astray(type(LORA)):  # type: ignore[misc]

@@ -38,7 +38,11 @@ def test_distance_counts_the_fewest_edits(a: str, b: str, edits: int) -> None:
         ("learning_rte", ["learning_rate", "log_every"], "learning_rate"),
         ("checkpointing", ["batch_size", "gradient_checkpointing"], "gradient_checkpointing"),
         ("xyz", ["train", "task"], ""),
-        ("lr", ["learning_rate", "rank"], ""),
+        ("lr", ["rank", "learning_rate"], "learning_rate"),  # its initials
+        ("bf16", ["auto", "bfloat16", "float32"], "bfloat16"),  # its letters, in order
+        ("acc", ["accuracy_of_all", "accuracy", "loss"], "accuracy"),
+        ("fb16", ["auto", "bfloat16"], ""),
+        ("l", ["learning_rate"], ""),
         ("anything", [], ""),
         ("", ["train"], ""),
     ],
