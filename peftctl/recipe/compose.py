@@ -54,7 +54,9 @@ def read_text(path: FilePath, max_bytes: int = MAX_BYTES) -> str:
     except IsADirectoryError:
         raise RecipeError([Fault(place, "", "is a folder, not a recipe")]) from None
     except OSError as error:
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")] if os.path.isdir(path.parent) else [])
+        absent = isinstance(error, FileNotFoundError) and os.path.isdir(path.parent)
+        others = [each.name for each in path.parent.glob("*.y*ml") if each.name != path.name] if absent else []
+        near = nearest(path.name, others)
         problem = f"cannot be read: {error.strerror}"
         raise RecipeError([Fault(place, "", problem, nearest=str(path.with_name(near)) if near else "")]) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def test_a_chain_of_three_is_joined_key_by_key_and_the_last_wins(tmp_path: Path)
     )
     assert (made.train.seed, made.train.epochs, made.train.batch_size) == (1, 2, 3)
     assert (made.output, made.model.name) == ("b", "m")
-    assert [made.origins[key] for key in ("train.seed", "train.epochs", "train.batch_size", "output", "model.name")] == [
+    keys = ("train.seed", "train.epochs", "train.batch_size", "output", "model.name")
+    assert [made.origins[key] for key in keys] == [
         "a.yaml", "b.yaml", "c.yaml", "b.yaml", "c.yaml",
     ]  # fmt: skip
     assert made.folder == tmp_path
@@ -88,7 +90,7 @@ def test_a_base_alone_need_not_be_whole_and_faults_stand_in_the_file_they_are_in
         f"base.yaml:5:3: train.sed: no such setting; allowed: {TRAIN}; did you mean seed?",
         "base.yaml:6:3: train.epochs: and train.max_steps both say how long to train (see also r.yaml:3:9)",
         "r.yaml:1:1: output: is missing (a recipe needs model, data, method, output)",
-        "r.yaml:3:24: train.seed: out of range (found -1); allowed: at least 0",
+        "r.yaml:3:23: train.seed: out of range (found -1); allowed: at least 0",
     ]
 
 
@@ -117,8 +119,8 @@ def test_a_base_alone_need_not_be_whole_and_faults_stand_in_the_file_they_are_in
          "node content, but found '<stream end>'"),
         ({"a": "extends: [b.yaml]\n"}, "a.yaml:1:1: extends: must be the path of one recipe"),
         ({"a": "extends: 3\n"}, "a.yaml:1:1: extends: must be the path of one recipe"),
-        ({"a": "extends: ~nobody/b.yaml\n"}, "a.yaml:1:1: extends: ~nobody/b.yaml cannot be read: No such file or "
-         "directory"),
+        ({"a": "extends: ~no-such-user/b.yaml\n"},
+         "a.yaml:1:1: extends: ~no-such-user/b.yaml cannot be read: No such file or directory"),
         ({"a": f"extends: {'x' * 300}\n"}, f"a.yaml:1:1: extends: {'x' * 300} cannot be read: File name too long"),
         ({"a": f"extends: {'x' * 300}/b.yaml\n"},
          f"a.yaml:1:1: extends: {'x' * 300}/b.yaml cannot be read: File name too long"),
@@ -164,7 +166,7 @@ def test_a_base_in_another_folder_keeps_its_paths_working(tmp_path: Path, monkey
         ("here", "{shared}/here"),
         ("./absent", "{shared}/absent"),
         ("x" * 300, "x" * 300),
-        ("~nobody/m", "~nobody/m"),
+        ("~no-such-user/m", "~no-such-user/m"),
     ],
 )
 def test_a_base_s_model_is_a_folder_beside_it_or_on_the_hub(tmp_path: Path, name: str, found: str) -> None:
@@ -274,8 +276,7 @@ def test_a_word_for_a_section_is_its_name_as_in_a_recipe(tmp_path: Path) -> None
         ("data.train[01]=3", FORM),
         ("data.train[" + "9" * 5000 + "]=3", FORM),
         ("train.epoch=3", f"train.epoch: no such setting; allowed: {TRAIN}; did you mean epochs?"),
-        ("lr=3", "lr: no such setting; allowed: model, task, data, method, train, eval, track, output, extends; "
-                 "did you mean train?"),
+        ("zzz=3", "zzz: no such setting; allowed: model, task, data, method, train, eval, track, output, extends"),
         ("data.train[0].limt=3", "data.train[0].limt: no such setting; allowed: path, format, limit; "
                                  "did you mean limit?"),
         ("train.batch_size=many", "train.batch_size: must be a whole number (found 'many')"),
@@ -321,7 +322,7 @@ def test_what_an_override_only_adds_to_keeps_its_place(tmp_path: Path) -> None:
     assert [
         fault.split(": ")[:2] for fault in faults(tmp_path, ["data.max_length=8", "train.max_steps=3"], r=text)
     ] == [
-        ["--set train.max_steps=3", "train.epochs"] if False else ["r.yaml:2:1", "data.train"],
+        ["r.yaml:2:1", "data.train"],
         ["r.yaml:7:3", "train.epochs"],
         ["r.yaml:8:3", "train.zzz"],
     ]
@@ -459,7 +460,7 @@ def test_a_secret_is_written_back_as_the_reference_it_came_from(
         assert "  - path: plain" in written
         assert 'output: "${env:MY_TOKEN}"' in written
         assert load(write(tmp_path, again=written)) == made
-    assert SECRET not in repr(made.secrets | {}) or SECRET not in repr(made).partition("secrets=")[2]
+    assert "secrets=" not in repr(made)
 
 
 @pytest.mark.parametrize(
@@ -526,7 +527,7 @@ def test_a_method_that_does_not_work_on_the_task_is_a_fault_at_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = {"causal_lm": "no gradient", "other": "yes"}
-    monkeypatch.setattr("peftctl.recipe.check.table", lambda _: {"methods": {"lora": {"tasks": tasks}}})
+    monkeypatch.setattr(sys.modules["peftctl.recipe.check"], "table", lambda _: {"methods": {"lora": {"tasks": tasks}}})
     with pytest.raises(RecipeError) as refused:
         check(write(tmp_path, r=BASE + "task: causal_lm\n"))
     assert str(refused.value).replace(f"{tmp_path}/", "") == (
