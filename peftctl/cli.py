@@ -146,8 +146,8 @@ def init(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The file to write.")] = Path("recipe.yaml"),
     model: Annotated[str | None, typer.Option(help="Hub id, folder or .gguf file.")] = None,
     data: Annotated[Path | None, typer.Option(help="JSONL file of rows to learn from.")] = None,
-    task: Annotated[str, typer.Option(help="What the model is trained to do.")] = "causal_lm",
-    method: Annotated[str, typer.Option(help="The fine-tuning method.")] = "lora",
+    task: Annotated[str | None, typer.Option(help="What the model is trained to do.")] = None,
+    method: Annotated[str | None, typer.Option(help="The fine-tuning method.")] = None,
     output: Annotated[str | None, typer.Option(metavar="DIR", help="The run directory.")] = None,
 ) -> None:
     """Write a short recipe whose comments say what is left at its default and why."""
@@ -155,8 +155,6 @@ def init(
     from peftctl.methods import METHODS
     from peftctl.tasks import TASKS
 
-    _known("--task", task, list(TASKS))
-    _known("--method", method, list(METHODS))
     if recipe.exists():
         raise UsageError(f"{recipe}: exists already", "name another file, or remove this one")
     missing = [name for name, given in (("--model", model), ("--data", data)) if given is None]
@@ -164,6 +162,13 @@ def init(
         raise UsageError(f"{', '.join(missing)}: must be given where there is nobody to ask")
     model = model or typer.prompt("Base model (hub id, folder or .gguf file)")
     data = data or Path(typer.prompt("Rows to learn from (a JSONL file)"))
+    first = starter.Answers(str(model), data)
+    if missing:
+        task = task or typer.prompt(f"Task ({', '.join(TASKS)})", default=first.task)
+        method = method or typer.prompt(f"Method ({', '.join(METHODS)})", default=first.method)
+    task, method = task or first.task, method or first.method
+    _known("--task", task, list(TASKS))
+    _known("--method", method, list(METHODS))
     output = output or f"runs/{recipe.stem}"
     fmt = starter.write_recipe(recipe, starter.Answers(str(model), data, task, method, output))
     console.say(f"{recipe}: written; {data} holds {fmt} rows")

@@ -60,8 +60,12 @@ def main() -> None:
         table |= measured("base", loaded, model, tuning, held_out, choices)
         table |= measured(
             f"base, {SHOTS} examples in the prompt",
-            loaded, model, [with_shots(row, shots) for row in few], [with_shots(row, shots) for row in held_out], choices,
-        )  # fmt: skip
+            loaded,
+            model,
+            [with_shots(row, shots) for row in few],
+            [with_shots(row, shots) for row in held_out],
+            choices,
+        )
     table |= measured("adapter", loaded, loaded.model, tuning, held_out, choices)
     for name, figures in table.items():
         print(f"{name:<52} accuracy {figures['accuracy']:.3f}  macro F1 {figures['macro_f1']:.3f}")

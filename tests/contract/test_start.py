@@ -24,7 +24,14 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert not found & {*HEAVY, "numpy", "rich"} - ({"rich"} if arguments == ["--version"] else set())
 
 
-def test_loading_a_recipe_loads_nothing_heavy(tmp_path: object) -> None:
+def test_check_loads_nothing_heavy() -> None:
+    code = "sys.argv = ['peftctl', 'check', 'recipes/quickstart.yaml']; from peftctl.cli import main; main()"
+    found = loaded_by(code)
+    assert "pydantic" in found
+    assert not found & {*HEAVY, "numpy"}
+
+
+def test_loading_a_recipe_loads_nothing_heavy() -> None:
     code = "import pathlib, peftctl.recipe as r; r.load(pathlib.Path('recipes/quickstart.yaml'))"
     found = loaded_by(code)
     assert "pydantic" in found
