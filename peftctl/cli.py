@@ -184,7 +184,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many rows.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run on held-out rows, beside its untrained base."""
+    """Measure a run on held-out rows, beside its untrained base.
+
+    With --on base the adapter's figures are those of the end of training, where the rows are the recipe's.
+    """
     from peftctl import console
 
     sides = _sides(on)
@@ -197,6 +200,8 @@ def evaluate(
                 measured[side] = measure(model)
         else:
             measured[side] = measure(loaded.model)
+    if "adapter" not in sides and data is None and limit is None and loaded.run.manifest["metrics"]:
+        measured["adapter, when trained"] = loaded.run.manifest["metrics"]
     if as_json:
         console.say_json({"run": str(loaded.run.path), "rows": len(measure.rows), **measured})
         return

@@ -29,7 +29,7 @@ from peftctl.evaluation.choices import classify, majority, questions, report, sc
 from peftctl.example import Conversation, Turn
 from peftctl.quiet import no_progress_bars, quiet_libraries
 
-THRESHOLD_ROWS = 200
+THRESHOLD_ROWS = 100
 SHOTS = 3
 LONGEST = 2048  # room for three mails in the prompt
 

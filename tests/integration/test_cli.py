@@ -64,6 +64,14 @@ def test_eval_measures_base_and_adapter_beside_the_commonest_answer(run: Path) -
     assert [line.split()[0] for line in out.splitlines()] == ["10", "loss", "commonest", "base", "adapter"]
 
 
+def test_eval_of_the_base_shows_what_training_measured_of_the_adapter(run: Path) -> None:
+    code, out, _ = peftctl("eval", run, "--on", "base", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["adapter, when trained"] == jobs.manifest(run)["metrics"]
+    assert "adapter, when trained" not in json.loads(peftctl("eval", run, "--on", "base", "--limit", 5, "--json")[1])
+
+
 def test_eval_takes_other_rows_and_a_limit(run: Path, tmp_path: Path) -> None:
     other = tiny.jsonl(tmp_path / "other.jsonl", tiny.chats(7, seed=3))
     code, out, _ = peftctl("eval", run, "--data", other, "--limit", 5, "--on", "adapter", "--json")
