@@ -149,6 +149,7 @@ def init(
     task: Annotated[str | None, typer.Option(help="What the model is trained to do.")] = None,
     method: Annotated[str | None, typer.Option(help="The fine-tuning method.")] = None,
     output: Annotated[str | None, typer.Option(metavar="DIR", help="The run directory.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write a short recipe whose comments say what is left at its default and why."""
     from peftctl import console, starter
@@ -171,6 +172,9 @@ def init(
     _known("--method", method, list(METHODS))
     output = output or f"runs/{recipe.stem}"
     fmt = starter.write_recipe(recipe, starter.Answers(str(model), data, task, method, output))
+    if as_json:
+        console.say_json({"recipe": str(recipe), "format": fmt})
+        return
     console.say(f"{recipe}: written; {data} holds {fmt} rows")
     console.say(f"next: peftctl train {recipe}")
 
@@ -200,7 +204,7 @@ def evaluate(
                 measured[side] = measure(model)
         else:
             measured[side] = measure(loaded.model)
-    if "adapter" not in sides and data is None and limit is None and loaded.run.manifest["metrics"]:
+    if sides == ["base"] and data is None and limit is None and loaded.run.manifest["metrics"]:
         measured["adapter, when trained"] = loaded.run.manifest["metrics"]
     if as_json:
         console.say_json({"run": str(loaded.run.path), "rows": len(measure.rows), **measured})

@@ -14,7 +14,7 @@ def quiet_libraries() -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "BITSANDBYTES_NOWELCOME": "1",
+        "TQDM_DISABLE": "1",
     }.items():
         os.environ.setdefault(name, value)
     for library in ("bitsandbytes", "accelerate", "peft", "torch.distributed"):

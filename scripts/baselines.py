@@ -118,8 +118,8 @@ def answers(rows: Sequence[Sourced], choices: Sequence[str]) -> list[int]:
 
 
 def mail(row: Sourced) -> str:
-    """The mail without the instruction before it."""
-    return turns(row)[-2].content.split("\n\n", 1)[-1]
+    """The mail: what the user sends. The instruction is in the system's turn."""
+    return turns(row)[-2].content
 
 
 def balanced(rows: Sequence[Sourced], choices: Sequence[str], count: int) -> list[Sourced]:

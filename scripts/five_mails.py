@@ -27,7 +27,7 @@ def main(run: Path) -> None:
         adapter = loaded.generate(messages, max_new_tokens=12)
         with loaded.base():
             base = loaded.generate(messages, max_new_tokens=12)
-        mail = " ".join(asked[-1].content.split("\n\n", 1)[-1].split())
+        mail = " ".join(asked[-1].content.split())
         print(textwrap.shorten(mail, WIDTH * 2, placeholder=" ..."))
         print(f"    truth: {answer.content:<6} base: {textwrap.shorten(base, 40):<42} adapter: {adapter}\n")
 

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from peftctl.data.batches import micro_batches
 from peftctl.data.collate import Collator
 from peftctl.data.sources import Sourced
 from peftctl.errors import DataError
+from peftctl.evaluation.loss import evaluate
 from peftctl.example import Conversation, Segment, Segments
-from peftctl.objectives.cross_entropy import target_logits, token_losses
 from peftctl.text.tokens import Encoded
 
 Scores = npt.NDArray[np.float64]
@@ -48,19 +47,15 @@ def questions(rows: Sequence[Sourced], choices: Sequence[str], collate: Collator
     return asked
 
 
+def scores_of(of_variants: Sequence[Mapping[str, float]], choices: int) -> Scores:
+    """Log-probability of each choice for each question, [questions, choices], from the sums over the variants."""
+    return -np.array([row["loss"] for row in of_variants]).reshape(-1, choices)
+
+
 def score(model: Any, asked: Sequence[Question], collate: Collator, tokens: int) -> Scores:
     """Log-probability of each choice for each question, [questions, choices]."""
-    import torch
-
     flat = [variant for question in asked for variant in question.variants]
-    scores = np.zeros(len(flat))
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        for group in micro_batches([len(variant) for variant in flat], tokens):
-            scores[group] = _log_probabilities(model, collate([flat[index] for index in group]))
-    model.train(was_training)
-    return scores.reshape(len(asked), -1)
+    return scores_of(evaluate(model, flat, collate, tokens), len(asked[0].variants))
 
 
 def classify(scores: Scores, answers: Sequence[int], choices: Sequence[str]) -> dict[str, Any]:
@@ -88,13 +83,6 @@ def report(guesses: npt.ArrayLike, answers: npt.ArrayLike, choices: Sequence[str
         "f1": by_choice,
         "rows": len(right),
     }
-
-
-def _log_probabilities(model: Any, batch: Mapping[str, Any]) -> list[float]:
-    """The log-probability of the learned tokens of each row of a batch."""
-    losses = token_losses(target_logits(model, batch), batch).double()
-    sums: list[float] = (-losses * (batch["weights"] != 0)).sum(dim=1).tolist()
-    return sums
 
 
 def _answer(row: Sourced, choices: Sequence[str]) -> int:

@@ -1,26 +1,36 @@
-"""A task's metrics over held-out rows, added up batch by batch so that no logits are kept."""
+"""A task's metrics over rows, summed batch by batch so that no logits are kept."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftctl.data.batches import micro_batches
 from peftctl.data.collate import Collator
-from peftctl.data.encode import Rows
+from peftctl.tasks import Task
+from peftctl.text.tokens import Encoded
 
 
-def evaluate(model: Any, rows: Rows, collate: Collator, tokens: int) -> Mapping[str, float]:
-    """The task's metrics over ``rows``, at most ``tokens`` tokens at a time. Dropout is off; no state changes."""
+def evaluate(model: Any, rows: Sequence[Encoded], collate: Collator, tokens: int) -> list[dict[str, float]]:
+    """The task's sums over each of ``rows``, at most ``tokens`` tokens at a time. Dropout is off; no state changes."""
     import torch
 
-    task = collate.task
-    sums: Counter[str] = Counter()
+    of_rows: list[dict[str, float]] = [{} for _ in rows]
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for group in micro_batches([len(row) for row in rows.encoded], tokens):
-            sums.update(task.metrics(model, collate([rows.encoded[index] for index in group])))
+        for group in micro_batches([len(row) for row in rows], tokens):
+            sums = collate.task.metrics(model, collate([rows[index] for index in group]))
+            for place, index in enumerate(group):
+                of_rows[index] = {name: values[place] for name, values in sums.items()}
     model.train(was_training)
+    return of_rows
+
+
+def summarise(task: Task, of_rows: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """The task's metrics of a data set, from the sums over its rows."""
+    sums: Counter[str] = Counter()
+    for row in of_rows:
+        sums.update(row)
     return task.summarise(sums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from peftctl.data.collate import Collator
 from peftctl.data.encode import Rows
 from peftctl.evaluation import choices as by_choice
-from peftctl.evaluation.loss import evaluate
+from peftctl.evaluation.loss import evaluate, summarise
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,26 @@ class Measurement:
 
     def __call__(self, model: Any) -> dict[str, Any]:
         """The task's metrics, None where not finite, and with choices the figures of the likeliest one."""
-        plain = evaluate(model, self.rows, self.collate, self.tokens)
-        metrics: dict[str, Any] = {key: value if isfinite(value) else None for key, value in plain.items()}
-        if self.choices:
-            asked = by_choice.questions(self.rows.sources, self.choices, self.collate, self.max_length)
-            answers = [question.answer for question in asked]
-            scores = by_choice.score(model, asked, self.collate, self.tokens)
-            metrics["likeliest"] = by_choice.classify(scores, answers, self.choices)
-            metrics["majority"] = by_choice.majority(answers, self.choices)
-        return metrics
+        if not self.choices:
+            return self._plain(evaluate(model, self.rows.encoded, self.collate, self.tokens))
+        asked = by_choice.questions(self.rows.sources, self.choices, self.collate, self.max_length)
+        answers = [question.answer for question in asked]
+        flat = [variant for question in asked for variant in question.variants]
+        of_variants = evaluate(model, flat, self.collate, self.tokens)
+        # Where a row's answer is all that it teaches, the row is one of its own variants and need not run again.
+        right = [question.variants[question.answer] for question in asked]
+        if right == list(self.rows.encoded):
+            count = len(self.choices)
+            of_rows = [of_variants[index * count + answer] for index, answer in enumerate(answers)]
+        else:
+            of_rows = evaluate(model, self.rows.encoded, self.collate, self.tokens)
+        scores = by_choice.scores_of(of_variants, len(self.choices))
+        return {
+            **self._plain(of_rows),
+            "likeliest": by_choice.classify(scores, answers, self.choices),
+            "majority": by_choice.majority(answers, self.choices),
+        }
+
+    def _plain(self, of_rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+        metrics = summarise(self.collate.task, of_rows)
+        return {key: value if isfinite(value) else None for key, value in metrics.items()}

@@ -59,15 +59,15 @@ class CausalLM:
         count = float(weights.sum(dtype=torch.float64))
         return {"inputs": inputs, "positions": positions, "targets": targets, "weights": weights, "count": count}
 
-    def metrics(self, model: Any, batch: Batch) -> Mapping[str, float]:
-        """Sums of loss and of rightly guessed learned tokens, both by weight, and of the weights."""
+    def metrics(self, model: Any, batch: Batch) -> Mapping[str, Sequence[float]]:
+        """For each row the loss and the rightly guessed learned tokens, both by weight, and the weight."""
         logits, weights = target_logits(model, batch), batch["weights"]
-        right = (logits.argmax(-1) == batch["targets"]).float()
-        return {
-            "loss": float((token_losses(logits, batch) * weights).sum()),
-            "right": float((right * weights).sum()),
-            "count": batch["count"],
+        of_tokens = {
+            "loss": token_losses(logits, batch) * weights,
+            "right": (logits.argmax(-1) == batch["targets"]) * weights,
+            "count": weights,
         }
+        return {name: values.double().sum(dim=1).tolist() for name, values in of_tokens.items()}
 
     def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
         loss = sums["loss"] / sums["count"]

@@ -39,8 +39,8 @@ class Task(Protocol):
     def collate(self, rows: Sequence[Encoded], pad_id: int, *, slices_logits: bool) -> Batch:
         """Rows as tensors for the objective. ``slices_logits``: the model's forward takes ``logits_to_keep``."""
 
-    def metrics(self, model: Any, batch: Batch) -> Mapping[str, float]:
-        """Sums over a batch, without gradients; keys are this task's own."""
+    def metrics(self, model: Any, batch: Batch) -> Mapping[str, Sequence[float]]:
+        """Sums over each row of a batch, without gradients; keys are this task's own, ``loss`` among them."""
 
     def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
-        """Metrics of a data set from the added-up sums of its batches."""
+        """Metrics of a data set from the added-up sums of its rows."""
