@@ -51,7 +51,7 @@ def outcomes(verb: Verb) -> Verb:
         except PeftctlError as error:
             console.show_error(error)
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, typer.Abort):
             console.note("interrupted")
             sys.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
@@ -158,7 +158,7 @@ def init(
 
     if recipe.exists():
         raise UsageError(f"{recipe}: exists already", "name another file, or remove this one")
-    missing = [name for name, given in (("--model", model), ("--data", data)) if given is None]
+    missing = [name for name, given in (("--model", model), ("--data", data)) if not given]
     if missing and not sys.stdin.isatty():
         raise UsageError(f"{', '.join(missing)}: must be given where there is nobody to ask")
     model = model or typer.prompt("Base model (hub id, folder or .gguf file)")

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peftctl.atomic import inventory, sha256
 from peftctl.data import encode
 from peftctl.data.collate import Collator
 from peftctl.data.sources import read_examples
-from peftctl.errors import UsageError
+from peftctl.errors import UsageError, VerificationError
 from peftctl.evaluation.measure import Measurement
 from peftctl.example import Turn
 from peftctl.generate import Sampling, encode_prompt, generate
@@ -40,6 +41,19 @@ class Run:
     def adapter(self) -> Path:
         """The folder that plain peft loads."""
         return self.path / "adapter"
+
+    def check_intact(self) -> None:
+        """Raises VerificationError naming the first file that is not what the manifest says it is."""
+        recorded = self.manifest["files"]
+        found = {f"adapter/{name}": entry for name, entry in inventory(self.adapter).items()}
+        for name in sorted({*recorded, *found}):
+            there = self.path / name
+            if name not in found and there.is_file():
+                found[name] = {"size_bytes": there.stat().st_size, "sha256": sha256(there)}
+            if name not in found:
+                raise VerificationError(f"{there} is missing, which the run's manifest names")
+            if recorded.get(name) != found[name]:
+                raise VerificationError(f"{there} is not the file that the run's manifest says was published")
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,7 @@ def load(path: str | Path) -> LoadedRun:
     from peft import PeftModel
 
     run = open_run(Path(path))
+    run.check_intact()
     recipe, task = run.recipe, TASKS[run.recipe.task.name]
     base = located.locate(recipe, lambda _: None)
     identity.check(base, run.manifest["base"])

@@ -49,8 +49,8 @@ def write_recipe(path: Path, answers: Answers) -> str:
     """
     if path.exists():
         raise UsageError(f"{path}: exists already", "name another file, or remove this one")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path.parent}: no folder that can be written to")
     fmt = propose_format(answers.data, answers.task)
     write_text(path, text(answers, fmt, path.parent))
     check(path)

@@ -23,6 +23,7 @@ def export(run: Run, out: Path, to: str) -> dict[str, Any]:
         meant = f"; did you mean {near}?" if near else ""
         raise UsageError(f"--to: no such form (found {to!r}); allowed: {', '.join(EXPORTERS)}{meant}")
     exporter = EXPORTERS[to]
+    run.check_intact()
     if reason := exporter.accepts(run):
         raise UsageError(f"{run.path} cannot be exported as {to}: {reason}")
     with publish_directory(out.absolute()) as folder:

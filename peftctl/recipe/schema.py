@@ -96,7 +96,7 @@ class TrainSettings(Settings):
         "It changes speed and memory, not the result. Default: 512 on a CPU, 8192 elsewhere.",
     )
     learning_rate: float | None = Field(
-        None, gt=0, description="Peak learning rate. Default: the method's own, see `peftctl methods`."
+        None, gt=0, description="Peak learning rate. Default: the method's own, which the resolved recipe shows."
     )
     schedule: ScheduleName = Field(
         "cosine", description="How the learning rate goes from its peak: stays, or falls to zero."

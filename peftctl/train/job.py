@@ -27,6 +27,7 @@ from peftctl.train.session import Session
 ADAPTER_START = 0
 PROBE_ROWS = 2
 MANIFEST_VERSION = 1
+RESOLVED_FILE = "resolved.yaml"
 RESOLVED = "Every choice made. Training this recipe gives the same bits."
 
 
@@ -206,5 +207,11 @@ def manifest(
         "losses": {"first": session.losses[0], "last": session.losses[-1]},
         "metrics": {},
         "verified": {"reload": {"verified": "yes", **verified}},
-        "files": {f"adapter/{name}": entry for name, entry in inventory(run / "adapter").items()},
+        "files": {
+            "resolved.yaml": {
+                "size_bytes": (run / RESOLVED_FILE).stat().st_size,
+                "sha256": sha256(run / RESOLVED_FILE),
+            },
+            **{f"adapter/{name}": entry for name, entry in inventory(run / "adapter").items()},
+        },
     }

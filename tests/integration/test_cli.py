@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,22 @@ def test_export_leaves_what_plain_peft_loads_and_refuses_what_was_tampered_with(
         config.write_text(text)
     assert code == 5
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "resolved.yaml"])
+@pytest.mark.parametrize("damage", ["delete", "append"])
+def test_a_run_that_is_not_what_its_manifest_says_is_refused(run: Path, tmp_path: Path, name: str, damage: str) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    if damage == "delete":
+        (broken / name).unlink()
+    else:
+        (broken / name).write_bytes((broken / name).read_bytes() + b"\n")
+    for verb in (["eval", broken], ["generate", broken, "hi"], ["export", broken, tmp_path / "out", "--to", "adapter"]):
+        code, _, err = peftctl(*verb)
+        assert code == (2 if (name, damage) == ("resolved.yaml", "delete") else 5), err
+        assert name in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_base_under_the_same_name_is_refused(tmp_path: Path) -> None:
