@@ -34,12 +34,14 @@ class Answers:
     output: str = "runs/first"
 
 
-def propose_format(data: Path, task: str) -> str:
-    """The format of the file's first rows, each of which is read as one. Raises DataError where none fits."""
+def propose_format(data: Path, task: str) -> tuple[str, int]:
+    """The format of the file's first rows, and how many of them were read as such (at most ``LOOKED_AT``).
+
+    Raises DataError where none fits.
+    """
     first = _first_row(data)
     name = choose_format("auto", frozenset(first), task, Place(str(data), 1)).name
-    read_examples(data, name, LOOKED_AT, task)
-    return name
+    return name, len(read_examples(data, name, LOOKED_AT, task))
 
 
 def write_recipe(path: Path, answers: Answers) -> str:
@@ -51,13 +53,13 @@ def write_recipe(path: Path, answers: Answers) -> str:
         raise UsageError(f"{path}: exists already", "name another file, or remove this one")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path.parent}: no folder that can be written to")
-    fmt = propose_format(answers.data, answers.task)
-    write_text(path, text(answers, fmt, path.parent))
+    fmt, rows = propose_format(answers.data, answers.task)
+    write_text(path, text(answers, fmt, rows, path.parent))
     check(path)
     return fmt
 
 
-def text(answers: Answers, fmt: str, folder: Path) -> str:
+def text(answers: Answers, fmt: str, rows: int, folder: Path) -> str:
     """The recipe for a file in ``folder``, with comments."""
     method = METHODS[answers.method]
     train = TrainSettings()
@@ -72,9 +74,7 @@ model: {_scalar(model)}
 
 data:
   train: {{path: {_scalar(_beside(answers.data, folder))}, format: {fmt}}}
-  # Rows the model does not learn from, to see what it has learned: here a {HELD_OUT:.0%} share of the file.
-  eval: {{split: {HELD_OUT}}}
-
+{_held_out(rows)}
 # {method.name}'s defaults: {said}; targets {_plain(settings["targets"])}.
 method: {answers.method}
 
@@ -89,6 +89,17 @@ train:
 # Relative to where peftctl is run. A finished run is never overwritten.
 output: {_scalar(answers.output)}
 """
+
+
+def _held_out(rows: int) -> str:
+    """The lines on held-out rows: none can be spared of a single one."""
+    if rows < 2:
+        return "  # Name rows of their own as `eval:` to see what was learned: a single row cannot be split.\n"
+    share = f"{HELD_OUT:.0%} of the file"
+    return (
+        f"  # Rows the model does not learn from, to see what it has learned: here {share}.\n"
+        f"  eval: {{split: {HELD_OUT}}}\n"
+    )
 
 
 def _first_row(data: Path) -> Mapping[str, Any]:

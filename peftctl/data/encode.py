@@ -9,7 +9,7 @@ from typing import Any
 
 from peftctl.data.order import order
 from peftctl.data.sources import SHOWN_FAULTS, Sourced, read_examples
-from peftctl.errors import DataError, Place
+from peftctl.errors import DataError
 from peftctl.example import RowFault
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import Task
@@ -118,8 +118,3 @@ def encode(examples: Sequence[Sourced], task: Task, tokenizer: Any, max_length: 
             hint=f"data.max_length is {max_length}" if dropped[TOO_LONG] else "no row has a turn or text to learn",
         )
     return Rows(tuple(encoded), tuple(kept), len(examples), dict(dropped))
-
-
-def first_place(rows: Rows) -> Place:
-    """Where the first row stands."""
-    return rows.sources[0].place

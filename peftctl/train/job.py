@@ -161,8 +161,6 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
 
     From here on the session's model is the base with the adapter read back from disk.
     """
-    import torch
-
     model, tokenizer = session.accelerator.unwrap_model(session.model), session.collate.tokenizer
     probe = session.collate(sorted(session.rows.encoded, key=len)[:PROBE_ROWS])["inputs"]
     inputs = {key: value for key, value in probe.items() if key != "logits_to_keep"}
@@ -171,8 +169,6 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
         adapter.save(model, tokenizer, base, aside)
         session.model = adapter.reload(model, aside)
         verified = adapter.compare(trained, adapter.logits(session.model, inputs))
-    del trained
-    torch.manual_seed(0)
     return verified
 
 

@@ -154,6 +154,12 @@ def test_init_finds_the_format_and_refuses_rows_of_none() -> None:
     assert not Path("odd.yaml").exists()
 
 
+def test_init_holds_nothing_out_of_a_single_row() -> None:
+    tiny.jsonl(Path("one.jsonl"), tiny.chats(1))
+    assert peftctl("init", "one.yaml", "--model", "o/m", "--data", "one.jsonl")[0] == 0
+    assert load(Path("one.yaml")).data.eval is None
+
+
 def test_init_never_overwrites_and_asks_only_where_there_is_somebody() -> None:
     tiny.jsonl(Path("rows.jsonl"), tiny.chats(3))
     Path("recipe.yaml").write_text("mine")
