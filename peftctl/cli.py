@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,20 +45,21 @@ def outcomes(verb: Verb) -> Verb:
         from peftctl import console, quiet
 
         quiet.quiet_libraries()
+        show = console.show_error_json if kwargs.get("as_json") else console.show_error
         try:
             verb(*args, **kwargs)
         except PeftctlError as error:
-            console.show_error(error)
+            show(error)
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, typer.Abort):
             console.note("interrupted")
             sys.exit(EXIT_INTERRUPTED)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            console.silence()
             sys.exit(0)
         except Exception as error:
             if machine := _machine_fault(error):
-                console.show_error(machine)
+                show(machine)
                 sys.exit(machine.exit_code)
             from peftctl import crashlog
 

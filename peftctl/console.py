@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,35 @@ from peftctl.events import Event, Listener
 from peftctl.model.targets import summary
 
 
+class _Console(Console):
+    """Rich's console, but that a reader who goes away (``| head``) silences it and ends nothing.
+
+    Rich would end the process: a training run of hours, for want of somebody to watch it.
+    """
+
+    def on_broken_pipe(self) -> None:
+        silence()
+        self.quiet = True
+
+
+def silence() -> None:
+    """Let what is still written to standard output go nowhere: its reader is gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _errors() -> Console:
+    return _Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _results() -> Console:
+    return _Console(highlight=False, soft_wrap=True)
+
+
 def show_error(error: PeftctlError) -> None:
     """The message and the hint on standard error, ``error:`` and ``hint:`` coloured on a terminal."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = _errors()
     if isinstance(error, RecipeError):
         show_faults(error.faults)
         return
@@ -34,9 +61,16 @@ def show_error(error: PeftctlError) -> None:
         console.print(redact(error.hint), markup=False)
 
 
+def show_error_json(error: PeftctlError) -> None:
+    """The error as one JSON object on standard output: what a program that asked for JSON reads."""
+    faults = [fault.as_dict() for fault in error.faults] if isinstance(error, RecipeError) else []
+    said = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code, "faults": faults}
+    say_json({"event": "error", "kind": type(error).__name__, **said})
+
+
 def show_faults(faults: Sequence[Fault]) -> None:
     """Each fault on a line of its own, and under it the line of the recipe with a caret, all on standard error."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = _errors()
     for fault in faults:
         place = redact(str(fault.place))
         said = str(fault).removeprefix(f"{fault.place}: ")
@@ -60,12 +94,12 @@ def _source_line(place: Place) -> str:
 
 def note(text: str) -> None:
     """A line on standard error, so that standard output holds results alone."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    _errors().print(text, markup=False)
 
 
 def say(text: str = "") -> None:
     """A line of result on standard output."""
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    _results().print(text, markup=False)
 
 
 def piece(text: str) -> None:
@@ -87,25 +121,38 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         made.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         made.add_row(*row)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(made)
+    _Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(made)
 
 
 @contextmanager
 def watch(*, as_json: bool) -> Iterator[Listener]:
     """A listener for a training run's events, in the form that the output asks for."""
     if as_json:
-        yield say_json
+        yield _heard(say_json)
     elif sys.stdout.isatty():
         with _live() as listener:
             yield listener
     else:
-        yield lambda event: _print_lines(Console(highlight=False, soft_wrap=True), event)
+        console = _results()
+        yield lambda event: _print_lines(console, event)
+
+
+def _heard(listener: Listener) -> Listener:
+    """A listener that goes on where the reader of its lines has gone away."""
+
+    def listen(event: Event) -> None:
+        try:
+            listener(event)
+        except BrokenPipeError:
+            silence()
+
+    return listen
 
 
 @contextmanager
 def _live() -> Iterator[Listener]:
     """Lines as they come, and below them one line that moves: step, loss, rate, speed, memory, time left."""
-    console = Console(highlight=False)
+    console = _Console(highlight=False)
     progress = Progress(
         TextColumn("[bold]{task.completed}/{task.total}[/]"),
         BarColumn(bar_width=24),

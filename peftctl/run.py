@@ -13,7 +13,7 @@ from peftctl.atomic import inventory, sha256
 from peftctl.data import encode
 from peftctl.data.collate import Collator
 from peftctl.data.sources import read_examples
-from peftctl.errors import UsageError, VerificationError
+from peftctl.errors import DataError, UsageError, VerificationError
 from peftctl.evaluation.measure import Measurement
 from peftctl.example import Turn
 from peftctl.generate import Sampling, encode_prompt, generate
@@ -41,6 +41,15 @@ class Run:
     def adapter(self) -> Path:
         """The folder that plain peft loads."""
         return self.path / "adapter"
+
+    def check_data(self) -> None:
+        """Raises DataError where a data file has changed since training: its held-out rows may be others now."""
+        for name, digest in self.manifest["data"]["files"].items():
+            if Path(name).is_file() and sha256(Path(name)) != digest:
+                raise DataError(
+                    f"{name} is not the file it was when this run was trained",
+                    "rows held out now may be rows it learned from: name rows to measure on with --data FILE",
+                )
 
     def check_intact(self) -> None:
         """Raises VerificationError naming the first file that is not what the manifest says it is."""
@@ -80,8 +89,13 @@ class LoadedRun:
         return generate(self.model, self.tokenizer, encode_prompt(asked, self.tokenizer), Sampling(**sampling))
 
     def held_out(self, data: Path | None = None, limit: int | None = None) -> Measurement:
-        """The recipe's held-out rows, or those of ``data``, ready to be measured. Raises UsageError without any."""
+        """The recipe's held-out rows, or those of ``data``, ready to be measured.
+
+        Raises UsageError where there are none, DataError where the recipe's files have changed since training.
+        """
         recipe, task = self.run.recipe, self.collate.task
+        if data is None:
+            self.run.check_data()
         examples = read_examples(data, "auto", limit, task.name) if data else encode.read(recipe)[1][:limit]
         if not examples:
             raise UsageError(f"{self.run.path}: its recipe holds out no rows", "name some with --data FILE")

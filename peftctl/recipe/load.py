@@ -14,6 +14,7 @@ from peftctl.crashlog import SECRET_NAMES
 from peftctl.errors import Fault, Place, RecipeError
 from peftctl.formats import FORMATS
 from peftctl.methods import METHODS
+from peftctl.nearest import nearest
 from peftctl.recipe import nodes, rules
 from peftctl.recipe.compose import MAX_BYTES, SET, compose, merge
 from peftctl.recipe.explain import fault, section_fault, unknown, yaml_hint
@@ -74,6 +75,8 @@ def _section(document: Document, name: str, settings: type[Settings], faults: li
         if method is None:
             if len(faults) == before:
                 faults.append(_no_method(document, values))
+            if isinstance(values, dict):
+                faults += _whatever_the_method(document, values)
             return None
         settings = method.settings
     try:
@@ -81,6 +84,27 @@ def _section(document: Document, name: str, settings: type[Settings], faults: li
     except ValidationError as error:
         faults += [section_fault(document, name, detail, settings) for detail in error.errors() if not _echo(detail)]
         return None
+
+
+def _whatever_the_method(document: Document, values: Mapping[str, Any]) -> list[Fault]:
+    """What is wrong with the method's settings although no method is named: for the one nearest to the name, or all."""
+    found = values.get("name")
+    near = nearest(found, METHODS) if isinstance(found, str) else ""
+    of_methods = []
+    for method in [METHODS[near]] if near else METHODS.values():
+        try:
+            method.settings.model_validate({**values, "name": method.name})
+            return []
+        except ValidationError as error:
+            details = [detail for detail in error.errors() if not _echo(detail)]
+            of_methods.append(
+                {
+                    (detail["loc"], detail["type"]): section_fault(document, "method", detail, method.settings)
+                    for detail in details
+                }
+            )
+    common = set(of_methods[0]).intersection(*of_methods[1:])
+    return [each for key, each in of_methods[0].items() if key in common]
 
 
 def _echo(detail: ErrorDetails) -> bool:

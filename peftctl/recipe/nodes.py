@@ -29,6 +29,8 @@ _UNREADABLE = (ValueError, LookupError, ArithmeticError, yaml.YAMLError)
 _NO_TEXT = re.compile(r"[\0\ud800-\udfff]")
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)\Z")
 _ENV = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_MASKED = re.compile(rf"\${_OPEN}env:([A-Za-z_][A-Za-z0-9_]*){_CLOSE}")
 
 # PyYAML's complaints in the words of someone who writes recipes.
 _PLAINER = {
@@ -40,7 +42,19 @@ _PLAINER = {
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that takes ``1e-5`` for the number it is (YAML 1.1 wants a dot) and a date for the text it is."""
+    """SafeLoader that takes ``1e-5`` for the number it is (YAML 1.1 wants a dot) and a date for the text it is.
+
+    ``${env:NAME}`` needs no quotes, not even in ``{path: ${env:NAME}}``: while the text is scanned, the braces of
+    a reference are other signs, one for one, so that columns stay what they are.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(_ENV.sub(lambda found: f"${_OPEN}{found[0][2:-1]}{_CLOSE}", text))
+
+    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        node.value = _MASKED.sub(lambda found: f"${{env:{found[1]}}}", node.value)
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {

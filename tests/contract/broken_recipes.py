@@ -352,6 +352,24 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "a method without a name, and wrong whatever its name",
+        ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: {rank: 0, targtes: q_proj}\noutput: runs/x\n"),
+        [
+            "recipe.yaml:4:1: method.name: is missing; allowed: lora",
+            "recipe.yaml:4:10: method.rank: out of range (found 0); allowed: at least 1",
+            "recipe.yaml:4:19: method.targtes: no such setting; allowed: name, targets, rank, alpha, dropout; "
+            "did you mean targets?",
+        ],
+    ),
+    (
+        "a method's misspelt name, and what is wrong with the one that is near",
+        ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: {name: lorra, rank: 0}\noutput: runs/x\n"),
+        [
+            "recipe.yaml:4:10: method.name: no such method (found 'lorra'); allowed: lora; did you mean lora?",
+            "recipe.yaml:4:23: method.rank: out of range (found 0); allowed: at least 1",
+        ],
+    ),
+    (
         "a method that is a number",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: 3\noutput: runs/x\n"),
         [

@@ -223,6 +223,43 @@ def test_an_unexpected_error_is_one_line_and_a_log_without_secrets(
     assert "hf_aaa" not in log + out + err
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_reader_who_goes_away_ends_no_training(tmp_path: Path, tiny_model: Path, form: list[str]) -> None:
+    (tmp_path / "r.yaml").write_text(jobs.recipe_text(tmp_path, tiny_model))
+    command = [sys.executable, "-m", "peftctl.cli", "train", str(tmp_path / "r.yaml"), *form]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(timeout=60), err) == (0, "")
+    assert jobs.manifest(tmp_path / "run")["steps"] == 3
+
+
+def test_with_json_an_error_is_an_object_too(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "r.yaml").write_text(jobs.recipe_text(tmp_path, tiny_model, method={"rank": 0}))
+    code, out, err = peftctl("train", tmp_path / "r.yaml", "--json")
+    said = json.loads(out)
+    assert (code, err) == (2, "")
+    assert (said["event"], said["kind"], said["exit_code"]) == ("error", "RecipeError", 2)
+    assert [fault["key"] for fault in said["faults"]] == ["method.rank"]
+    code, out, err = peftctl("eval", tmp_path / "nowhere", "--json")
+    assert (code, err, json.loads(out)["kind"]) == (2, "", "UsageError")
+
+
+def test_held_out_rows_that_changed_since_training_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    made, _ = jobs.train(tmp_path, tiny_model, data={"train": "train.jsonl", "eval": {"count": 4}})
+    rows = tmp_path / "train.jsonl"
+    lines = rows.read_text().splitlines(keepends=True)
+    rows.write_text("".join(lines[1:]))
+    code, _, err = peftctl("eval", made)
+    assert code == 3
+    assert f"{rows} is not the file it was when this run was trained" in err
+    assert peftctl("eval", made, "--data", rows)[0] == 0
+
+
 def test_ctrl_c_exits_130_and_a_second_process_is_kept_out(tmp_path: Path, tiny_model: Path) -> None:
     """One long run in a process of its own; while it trains, another is refused; then it is interrupted."""
     (tmp_path / "r.yaml").write_text(jobs.recipe_text(tmp_path, tiny_model, train={"epochs": 100_000}))

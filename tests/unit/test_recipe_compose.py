@@ -395,6 +395,14 @@ def test_a_whole_plain_variable_is_of_the_type_it_looks_like_and_a_quoted_one_is
     assert document.written["a",] == "${env:X}"
 
 
+def test_a_reference_needs_no_quotes_between_braces_and_moves_no_column() -> None:
+    text = "{a: ${env:X}, b: [${env:X}/y, '${env:X}'], c: ${env:Y}}\n"
+    document = nodes.parse(text, "r.yaml", {"X": "3", "Y": "{d: 1}"})
+    assert document.values == {"a": 3, "b": ["3/y", "3"], "c": "{d: 1}"}
+    assert document.places["c",].column == text.index("c:") + 1
+    assert document.written["a",] == "${env:X}"
+
+
 def test_a_variable_is_no_key_and_is_not_looked_for_in_another_s_value() -> None:
     document = nodes.parse("'${env:X}': '${env:X}'\n", "r.yaml", {"X": "${env:Y}", "Y": "no"})
     assert document.values == {"${env:X}": "${env:Y}"}
