@@ -198,12 +198,13 @@ def evaluate(
     loaded = _load(run)
     measure = loaded.held_out(data, limit)
     measured = {}
-    for side in sides:
-        if side == "base":
-            with loaded.base() as model:
-                measured[side] = measure(model)
-        else:
-            measured[side] = measure(loaded.model)
+    with loaded.fast.on(loaded.model):
+        for side in sides:
+            if side == "base":
+                with loaded.base() as model:
+                    measured[side] = measure(model)
+            else:
+                measured[side] = measure(loaded.model)
     if sides == ["base"] and data is None and limit is None and loaded.run.manifest["metrics"]:
         measured["adapter, when trained"] = loaded.run.manifest["metrics"]
     if as_json:

@@ -198,6 +198,8 @@ def lines(event: Event) -> list[str]:
             f"({share:.2g} %), {event['dtype']} on {event['device']}",
             f"         targets: {placed}",
         ]
+    if kind == "fast":
+        return [_fast(event)]
     if kind == "step":
         left = (event["steps"] - event["step"]) * event["seconds_per_step"]
         return [f"step {event['step']:>5}/{event['steps']}  {_step(event)}  {clock(left)} left"]
@@ -208,6 +210,17 @@ def lines(event: Event) -> list[str]:
     if kind == "warning":
         return [f"note: {event['message']}"]
     return [f"done     {event['path']} in {clock(event['seconds'])}"]
+
+
+def _fast(event: Event) -> str:
+    """What is packed and replaced, in a line; and why not, where the recipe wanted it."""
+    said = ["packed rows" if event["packed"] else "padded rows"]
+    if event["not_packed"]:
+        said[0] += f" (packing is not exact here: {event['not_packed']})"
+    said += ["loss from hidden states"] if event["loss"] else []
+    said += [f"{kind} x{count}" for kind, count in event["replaced"].items()]
+    said += [f"left as they are: {', '.join(event['left'])}"] if event["left"] else []
+    return f"         fast: {', '.join(said)}"
 
 
 def figures(metrics: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ An event is one flat JSON object with at least ``event``, its kind. Kinds and th
     stage   name, detail                          a new part of the job has begun
     data    source, read, kept, dropped, ...      what became of the rows
     model   parameters, trainable, targets, ...   what is trained
+    fast    packed, loss, replaced, ...           what is computed in a faster, equal way
     step    step, steps, loss, learning_rate, tokens, supervised_tokens, tokens_per_s, grad_norm,
             peak_memory_bytes, epoch, seconds_per_step     one optimizer step (sums since the last such event)
     eval    step, loss, ...                       an evaluation during training

@@ -11,15 +11,18 @@ from typing import Any
 
 from peftctl.atomic import inventory, sha256
 from peftctl.data import encode
-from peftctl.data.collate import Collator
+from peftctl.data.collate import Collator, pad_id
 from peftctl.data.sources import read_examples
 from peftctl.errors import DataError, UsageError, VerificationError
 from peftctl.evaluation.measure import Measurement
 from peftctl.example import Turn
 from peftctl.generate import Sampling, encode_prompt, generate
+from peftctl.methods import METHODS
 from peftctl.model import identity
 from peftctl.model import load as loading
 from peftctl.model import locate as located
+from peftctl.model.fast import FastPaths
+from peftctl.model.profile import profile
 from peftctl.nearest import nearest
 from peftctl.recipe import Recipe
 from peftctl.recipe import load as load_recipe
@@ -73,6 +76,7 @@ class LoadedRun:
     model: Any
     tokenizer: Any
     collate: Collator
+    fast: FastPaths
 
     @contextmanager
     def base(self) -> Iterator[Any]:
@@ -100,9 +104,8 @@ class LoadedRun:
         if not examples:
             raise UsageError(f"{self.run.path}: its recipe holds out no rows", "name some with --data FILE")
         longest = recipe.data.max_length or 0
-        rows = encode.encode(examples, task, self.tokenizer, longest, "held-out")
-        tokens = recipe.train.micro_batch_tokens or 0
-        return Measurement(rows, self.collate, tokens, longest, recipe.eval.choices or ())
+        rows = encode.encode(examples, task, self.tokenizer, longest, "held-out", recipe.data.learn)
+        return Measurement(rows, self.collate, longest, recipe.eval.choices or ())
 
 
 def open_run(path: Path) -> Run:
@@ -142,7 +145,8 @@ def load(path: str | Path) -> LoadedRun:
     accelerator = Accelerator()
     model = accelerator.prepare_model(model, evaluation_mode=True).eval()
     tokenizer = loading.load_tokenizer(base, recipe.model)
-    collate = Collator(
-        task, tokenizer, loading.forward_takes(model.get_base_model(), "logits_to_keep"), accelerator.device
-    )
-    return LoadedRun(run, model, tokenizer, collate)
+    slices_logits = loading.forward_takes(model.get_base_model(), "logits_to_keep")
+    fast = FastPaths(recipe.train.fast, profile(model, task, slices_logits), METHODS[recipe.method.name])
+    tokens = recipe.train.micro_batch_tokens or 0
+    collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)
+    return LoadedRun(run, model, tokenizer, collate, fast)

@@ -58,7 +58,7 @@ def main() -> None:
     shots = balanced(train, choices, SHOTS + 1)[:SHOTS]
     shown = {id(row) for row in shots}
     few = [row for row in tuning if id(row) not in shown]
-    with loaded.base() as model:
+    with loaded.fast.on(loaded.model), loaded.base() as model:
         table |= measured("base", loaded, model, tuning, held_out, choices)
         table |= measured(
             f"base, {SHOTS} examples in the prompt",
@@ -68,7 +68,8 @@ def main() -> None:
             [with_shots(row, shots) for row in held_out],
             choices,
         )
-    table |= measured("adapter", loaded, loaded.model, tuning, held_out, choices)
+    with loaded.fast.on(loaded.model):
+        table |= measured("adapter", loaded, loaded.model, tuning, held_out, choices)
     width = max(map(len, table))
     for name, figures in table.items():
         print(f"{name:<{width}} accuracy {figures['accuracy']:.3f}  macro F1 {figures['macro_f1']:.3f}")
@@ -115,11 +116,10 @@ def measured(
     choices: Sequence[str],
 ) -> dict[str, Any]:
     """Two rows of the table: the likeliest answer, and the answer by the threshold best on ``tuning``."""
-    tokens = loaded.run.recipe.train.micro_batch_tokens
     scores, truths = [], []
     for rows in (tuning, held_out):
         asked = questions(rows, choices, loaded.collate, LONGEST)
-        scores.append(score(model, asked, loaded.collate, tokens))
+        scores.append(score(model, asked, loaded.collate))
         truths.append([question.answer for question in asked])
     threshold = best_threshold(scores[0], truths[0], choices)
     by_threshold = report(guesses(scores[1], threshold), truths[1], choices)

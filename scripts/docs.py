@@ -69,6 +69,8 @@ def recipe_page() -> str:
                 parts += _table(method.settings, method.name)
             continue
         parts += [f"\n## `{name}`\n\n{_summary(settings)}\n\n", *_table(settings)]
+        for key, inner in _inner(settings):
+            parts += [f"\n### `{name}.{key}`\n\n{_summary(inner)}\n\n", *_table(inner)]
         if name == "task":
             parts.append(f"\nTasks: {', '.join(f'`{task}`' for task in TASKS)}.\n")
         if name == "data":
@@ -78,6 +80,13 @@ def recipe_page() -> str:
             parts += [f"| `{fmt.name}` | `{fmt.columns}` |\n".replace(" | a", " \\| a").replace("m | u", "m \\| u")
                       for fmt in FORMATS.values()]  # fmt: skip
     return "".join(parts)
+
+
+def _inner(settings: type[Settings]) -> Iterator[tuple[str, type[Settings]]]:
+    """Settings of a section that are sections themselves."""
+    for key, setting in settings.model_fields.items():
+        if isinstance(setting.annotation, type) and issubclass(setting.annotation, Settings):
+            yield key, setting.annotation
 
 
 def _rows_head() -> str:
@@ -110,7 +119,7 @@ def _type(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(_type(each) for each in schema["anyOf"] if each.get("type") != "null"))
     if "$ref" in schema:
-        return "source"
+        return "section" if "Fast" in schema["$ref"] else "source"
     if schema["type"] == "array":
         return f"list of {_type(schema['items'])}"
     words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
@@ -125,6 +134,8 @@ def _default(setting: FieldInfo) -> str:
     default = setting.default
     if default is None:
         return "see there" if "Default:" in (setting.description or "") else ""
+    if isinstance(default, Settings):
+        return "see there"
     if isinstance(default, tuple):
         return f"`{default[0]}`" if len(default) == 1 else "none"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"

@@ -11,6 +11,18 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+SIZES: dict[str, Any] = {
+    "vocab_size": 264,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": None,
+    "eos_token_id": 258,
+    "pad_token_id": 258,
+}
 SPECIAL = ["<|end|>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -53,16 +65,52 @@ def llama(seed: int = 0, **changes: Any) -> Any:
     return LlamaForCausalLM(LlamaConfig(**(settings | changes)))
 
 
-def gpt2(seed: int = 0) -> Any:
+def gpt2(seed: int = 0, dropout: float = 0.1) -> Any:
     """A GPT-2: transposed Conv1D layers, learned positions, fused query-key-value."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=264, n_embd=32, n_layer=2, n_head=4, n_positions=512, bos_token_id=258, eos_token_id=258
+        vocab_size=264,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=512,
+        bos_token_id=258,
+        eos_token_id=258,
+        attn_pdrop=dropout,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
     )
     return GPT2LMHeadModel(config)
+
+
+def qwen2(seed: int = 0) -> Any:
+    """A Qwen2: biases on queries, keys and values."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    return Qwen2ForCausalLM(Qwen2Config(**SIZES, initializer_range=0.2))
+
+
+def qwen3(seed: int = 0) -> Any:
+    """A Qwen3: norms on each head's queries and keys."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8, initializer_range=0.2))
+
+
+def gemma2(seed: int = 0) -> Any:
+    """A Gemma2: soft caps on attention and logits, norms that add one, GELU, a window on every other layer."""
+    import torch
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(seed)
+    return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, query_pre_attn_scalar=8, initializer_range=0.2))
 
 
 def save(folder: Path, model: Any = None, template: str | None = CHATML) -> Path:

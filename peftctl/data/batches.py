@@ -53,16 +53,25 @@ def _order(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
     return order(seed, epoch, rows)
 
 
-def micro_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Rows of these lengths as groups of indices, at most ``tokens`` tokens each, padding included.
+def micro_batches(lengths: Sequence[int], tokens: int, *, packed: bool = False) -> list[list[int]]:
+    """Rows of these lengths as groups of indices, at most ``tokens`` tokens each; a longer row goes alone.
 
-    A longer row goes alone. Longest first, so that neighbours are of like length, padding is little, and memory
-    peaks at once.
+    Padded rows: longest first, so that neighbours are of like length, padding (which counts) is little, and memory
+    peaks at once. Packed rows: best fit, longest first, into the group that they fill up most.
     """
     groups: list[list[int]] = []
+    rooms: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= tokens:
-            groups[-1].append(index)
+        length = lengths[index]
+        if packed:
+            fitting = [group for group, room in enumerate(rooms) if length <= room]
+        else:
+            fitting = [len(groups) - 1] if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= tokens else []
+        if fitting:
+            best = min(fitting, key=rooms.__getitem__)
+            groups[best].append(index)
+            rooms[best] -= length
         else:
             groups.append([index])
+            rooms.append(tokens - length)
     return groups

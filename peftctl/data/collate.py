@@ -6,25 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peftctl.tasks import Batch, Task
+from peftctl.data.batches import micro_batches
+from peftctl.tasks import Batch, Layout, Task
 from peftctl.text.tokens import Encoded
 
 
 @dataclass(frozen=True)
 class Collator:
-    """``slices_logits``: the model can give logits for chosen positions alone."""
+    """``layout`` says how rows become one tensor, ``tokens`` how many may be in one forward pass."""
 
     task: Task
     tokenizer: Any
-    slices_logits: bool
+    layout: Layout
+    tokens: int
     device: Any
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
         from accelerate.utils import send_to_device
 
-        batch = self.task.collate(rows, pad_id(self.tokenizer), slices_logits=self.slices_logits)
-        moved: Batch = send_to_device(batch, self.device)
+        batch = dict(self.task.collate(rows, self.layout))
+        head = batch.pop("head", None)
+        moved: Batch = {**send_to_device(batch, self.device), "head": head}
         return moved
+
+    def groups(self, rows: Sequence[Encoded]) -> list[list[int]]:
+        """The micro-batches of ``rows``, as lists of indices."""
+        return micro_batches([len(row) for row in rows], self.tokens, packed=self.layout.packed)
 
 
 def pad_id(tokenizer: Any) -> int:

@@ -80,7 +80,9 @@ def read(recipe: Recipe) -> tuple[list[Sourced], list[Sourced]]:
 HELD_OUT = 2**32 - 1
 
 
-def encode(examples: Sequence[Sourced], task: Task, tokenizer: Any, max_length: int, name: str) -> Rows:
+def encode(
+    examples: Sequence[Sourced], task: Task, tokenizer: Any, max_length: int, name: str, learn: str = "assistant"
+) -> Rows:
     """The examples as ids. Rows too long or with nothing to learn are dropped and counted.
 
     Raises DataError where a row cannot be encoded at all, or where none is left.
@@ -97,7 +99,7 @@ def encode(examples: Sequence[Sourced], task: Task, tokenizer: Any, max_length: 
             )
             continue
         try:
-            row = task.encode(sourced.example, tokenizer)
+            row = task.encode(sourced.example, tokenizer, learn)
         except RowFault as fault:
             faults.append(f"{sourced.place}: {fault}")
             continue

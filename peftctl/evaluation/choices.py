@@ -52,10 +52,10 @@ def scores_of(of_variants: Sequence[Mapping[str, float]], choices: int) -> Score
     return -np.array([row["loss"] for row in of_variants]).reshape(-1, choices)
 
 
-def score(model: Any, asked: Sequence[Question], collate: Collator, tokens: int) -> Scores:
+def score(model: Any, asked: Sequence[Question], collate: Collator) -> Scores:
     """Log-probability of each choice for each question, [questions, choices]."""
     flat = [variant for question in asked for variant in question.variants]
-    return scores_of(evaluate(model, flat, collate, tokens), len(asked[0].variants))
+    return scores_of(evaluate(model, flat, collate), len(asked[0].variants))
 
 
 def classify(scores: Scores, answers: Sequence[int], choices: Sequence[str]) -> dict[str, Any]:

@@ -6,21 +6,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peftctl.data.batches import micro_batches
 from peftctl.data.collate import Collator
 from peftctl.tasks import Task
 from peftctl.text.tokens import Encoded
 
 
-def evaluate(model: Any, rows: Sequence[Encoded], collate: Collator, tokens: int) -> list[dict[str, float]]:
-    """The task's sums over each of ``rows``, at most ``tokens`` tokens at a time. Dropout is off; no state changes."""
+def evaluate(model: Any, rows: Sequence[Encoded], collate: Collator) -> list[dict[str, float]]:
+    """The task's sums over each of ``rows``. Dropout is off; no state changes."""
     import torch
 
     of_rows: list[dict[str, float]] = [{} for _ in rows]
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for group in micro_batches([len(row) for row in rows], tokens):
+        for group in collate.groups(rows):
             sums = collate.task.metrics(model, collate([rows[index] for index in group]))
             for place, index in enumerate(group):
                 of_rows[index] = {name: values[place] for name, values in sums.items()}

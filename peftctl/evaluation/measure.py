@@ -15,29 +15,28 @@ from peftctl.evaluation.loss import evaluate, summarise
 
 @dataclass(frozen=True)
 class Measurement:
-    """The held-out rows and how they are measured: at most ``tokens`` tokens at once, with ``choices`` if any."""
+    """The held-out rows and how they are measured: with ``choices`` if any."""
 
     rows: Rows
     collate: Collator
-    tokens: int
     max_length: int
     choices: Sequence[str] = ()
 
     def __call__(self, model: Any) -> dict[str, Any]:
         """The task's metrics, None where not finite, and with choices the figures of the likeliest one."""
         if not self.choices:
-            return self._plain(evaluate(model, self.rows.encoded, self.collate, self.tokens))
+            return self._plain(evaluate(model, self.rows.encoded, self.collate))
         asked = by_choice.questions(self.rows.sources, self.choices, self.collate, self.max_length)
         answers = [question.answer for question in asked]
         flat = [variant for question in asked for variant in question.variants]
-        of_variants = evaluate(model, flat, self.collate, self.tokens)
+        of_variants = evaluate(model, flat, self.collate)
         # Where a row's answer is all that it teaches, the row is one of its own variants and need not run again.
         right = [question.variants[question.answer] for question in asked]
         if right == list(self.rows.encoded):
             count = len(self.choices)
             of_rows = [of_variants[index * count + answer] for index, answer in enumerate(answers)]
         else:
-            of_rows = evaluate(model, self.rows.encoded, self.collate, self.tokens)
+            of_rows = evaluate(model, self.rows.encoded, self.collate)
         scores = by_choice.scores_of(of_variants, len(self.choices))
         return {
             **self._plain(of_rows),

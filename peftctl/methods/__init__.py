@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from peftctl.methods import lora
-from peftctl.methods.contract import DataFacts, Method, MethodSettings
+from peftctl.methods.contract import DataFacts, LowRank, Method, MethodSettings
 
 METHODS: dict[str, Method] = {method.name: method for method in (lora.METHOD,)}
 
-__all__ = ["METHODS", "DataFacts", "Method", "MethodSettings"]
+__all__ = ["METHODS", "DataFacts", "LowRank", "Method", "MethodSettings"]

@@ -45,6 +45,15 @@ class MethodSettings(Settings):
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """An update of a frozen linear layer: ``scale * (x down^T) up^T``; down [rank, inputs], up [outputs, rank]."""
+
+    down: Any
+    up: Any
+    scale: float
+
+
+@dataclass(frozen=True)
 class DataFacts:
     """What is known of the data before the model is built.
 
@@ -90,6 +99,9 @@ class Method(Protocol):
 
     def parameters(self, settings: Any, shapes: Mapping[str, tuple[int, int]]) -> int:
         """How many parameters it trains, by formula, given each target's (inputs, outputs)."""
+
+    def low_rank(self, layer: Any) -> LowRank | None:
+        """What the method has made of a linear layer, where that is a low-rank update and nothing else; else None."""
 
     def after_update(self, model: Any, step: int) -> None:
         """Called after the optimizer's update of ``step`` and before gradients are cleared."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from peftctl.methods.contract import DataFacts, MethodSettings, peft
+from peftctl.methods.contract import DataFacts, LowRank, MethodSettings, peft
 
 
 class LoraSettings(MethodSettings):
@@ -71,6 +71,18 @@ class Lora:
 
     def parameters(self, settings: LoraSettings, shapes: Mapping[str, tuple[int, int]]) -> int:
         return sum(settings.rank * (inputs + outputs) for inputs, outputs in shapes.values())
+
+    def low_rank(self, layer: Any) -> LowRank | None:
+        from peft.tuners.lora import Linear
+        from torch.nn import Identity
+
+        if type(layer) is not Linear or layer.merged or len(layer.active_adapters) != 1:
+            return None
+        (name,) = layer.active_adapters
+        known = name in layer.lora_A and isinstance(layer.lora_dropout[name], Identity) and not layer.fan_in_fan_out
+        if not known or name in layer.lora_variant or layer.lora_B[name].bias is not None:
+            return None
+        return LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]))
 
     def after_update(self, model: Any, step: int) -> None:
         """LoRA keeps no schedule of its own."""

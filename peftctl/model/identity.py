@@ -39,6 +39,11 @@ def weight_files(folder: Path) -> list[Path]:
     return [single] if single.exists() else sorted(folder.glob("*.safetensors"))
 
 
+def weight_bytes(folder: Path) -> int:
+    """The size of the folder's weights on disk."""
+    return sum(file.stat().st_size for file in weight_files(folder))
+
+
 def layout_sha256(folder: Path) -> str:
     """A hash over the name, dtype and shape of every tensor in the folder's safetensors files."""
     layout: dict[str, Any] = {}

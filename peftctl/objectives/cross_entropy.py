@@ -25,28 +25,48 @@ class CrossEntropy:
         return float(sum(row.weights[1:]))
 
     def step(self, model: Any, batch: Mapping[str, Any]) -> Loss:
-        """``batch``: ``inputs`` for the model's forward; ``targets``, ``weights`` [rows, positions]; ``positions``."""
-        losses = token_losses(target_logits(model, batch), batch)
-        return Loss((losses * batch["weights"]).sum(), float(batch["count"]))
+        """``batch`` as the task's ``collate`` makes it; where it brings the output head, no logits are kept."""
+        if batch["head"] is not None:
+            from peftctl.fast.loss import weighted_sum
+
+            hidden = _chosen(batch["head"].hidden(model, batch["inputs"]), batch)
+            total = weighted_sum(hidden, batch["head"].weight, batch["targets"], batch["weights"])
+        else:
+            from torch.nn.functional import cross_entropy
+
+            losses = cross_entropy(_logits(model, batch), batch["targets"], reduction="none")
+            total = (losses * batch["weights"]).sum()
+        return Loss(total, float(batch["count"]))
 
 
-def target_logits(model: Any, batch: Mapping[str, Any]) -> Any:
-    """Logits at the positions some row learns from, [rows, positions, vocabulary], float32.
+def token_scores(model: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:
+    """For each learned token -log softmax(logits)[target], float32, and whether the target is the likeliest."""
+    if batch["head"] is not None:
+        from peftctl.fast.loss import scores
 
-    Where the model can give just those (``logits_to_keep`` is among the inputs) its head is applied nowhere else.
-    """
-    logits = model(**batch["inputs"]).logits
-    if "logits_to_keep" not in batch["inputs"]:
-        logits = logits[:, batch["positions"]]
-    return logits.float()
-
-
-def token_losses(logits: Any, batch: Mapping[str, Any]) -> Any:
-    """-log softmax(logits)[target] at each position, [rows, positions], whatever its weight."""
+        return scores(
+            _chosen(batch["head"].hidden(model, batch["inputs"]), batch), batch["head"].weight, batch["targets"]
+        )
     from torch.nn.functional import cross_entropy
 
-    losses = cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), reduction="none")
-    return losses.view_as(batch["targets"])
+    logits = _logits(model, batch)
+    return cross_entropy(logits, batch["targets"], reduction="none"), logits.argmax(-1) == batch["targets"]
+
+
+def _logits(model: Any, batch: Mapping[str, Any]) -> Any:
+    """Logits of the learned tokens, [n, vocabulary], float32."""
+    return _chosen(model(**batch["inputs"]).logits, batch).float()
+
+
+def _chosen(outputs: Any, batch: Mapping[str, Any]) -> Any:
+    """Of [rows, length, width] what belongs to learned tokens, [n, width].
+
+    Where the model can give some columns alone (``logits_to_keep`` is among the inputs) it has given no others.
+    """
+    if "logits_to_keep" not in batch["inputs"]:
+        outputs = outputs[:, batch["columns"]]
+    flat = outputs.flatten(0, 1)
+    return flat if len(flat) == len(batch["at"]) else flat[batch["at"]]
 
 
 OBJECTIVE = CrossEntropy()

@@ -111,4 +111,8 @@ def _fields(settings: type[Settings], path: nodes.Path) -> list[str]:
         return list(Source.model_fields)
     if path[:2] == ("data", "eval") and len(path) > 2:
         return list(EvalSource.model_fields)
+    for part in path[1:-1]:
+        inner = settings.model_fields[str(part)].annotation
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            settings = inner
     return list(settings.model_fields)

@@ -26,7 +26,13 @@ def json_schema() -> dict[str, Any]:
     )
     defs: dict[str, Any] = definitions["$defs"]
     _name_members(defs)
-    described: list[type[Settings]] = [*models, Source, EvalSource]
+    inner = [
+        field.annotation
+        for model in models
+        for field in model.model_fields.values()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+    ]
+    described: list[type[Settings]] = [*models, Source, EvalSource, *inner]
     for model in described:
         _say_what(defs[model.__name__], model)
     sections = {

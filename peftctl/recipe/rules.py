@@ -66,12 +66,23 @@ def _project_needs_a_tracker(document: Document) -> Iterator[Fault]:
         yield Fault(place, "track.project", "has no effect without a tracker: set track.to")
 
 
+def _compile_needs_something(document: Document) -> Iterator[Fault]:
+    fast = document.at(("train", "fast"))
+    if not isinstance(fast, dict):
+        return
+    compiled = [key for key in ("norm", "lora") if fast.get(key) is not False]
+    if fast.get("compile") is True and not compiled:
+        place = document.place(("train", "fast", "compile"))
+        yield Fault(place, "train.fast.compile", "has no effect with norm and lora off")
+
+
 RULES: tuple[Rule, ...] = (
     _epochs_or_steps,
     _one_eval_source,
     _eval_needs_rows,
     _choices_differ,
     _project_needs_a_tracker,
+    _compile_needs_something,
 )
 
 

@@ -16,6 +16,7 @@ from peftctl.settings import Settings
 OptimizerName = Literal["adamw", "sgd", "adafactor", "adamw_8bit"]
 ScheduleName = Literal["constant", "linear", "cosine"]
 TrackerName = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
+LearnName = Literal["assistant", "last", "all"]
 DtypeName = Literal["auto", "bfloat16", "float32"]
 
 
@@ -75,11 +76,36 @@ class DataSettings(Settings):
 
     train: Annotated[tuple[Source, ...], Field(strict=False, min_length=1, description="Rows to learn from.")]
     eval: EvalSource | None = Field(None, description="Rows to measure on. Default: none.")
+    learn: LearnName = Field(
+        "assistant",
+        description="What of a conversation is learned: what the assistant says in every turn (`assistant`), in the "
+        "last turn (`last`), or the whole text as the chat template writes it (`all`).",
+    )
     max_length: int | None = Field(
         None,
         ge=8,
         description="Longest row in tokens; a longer one is dropped and counted. "
         "Default: what the model can attend to, at most 2048.",
+    )
+
+
+class FastSettings(Settings):
+    """Ways of computing the same in less time and memory. Each is used where it was seen to be equal."""
+
+    packed: bool = Field(
+        True, description="Rows of a forward pass stand end to end, without padding, each attending to itself alone."
+    )
+    loss: bool = Field(
+        True, description="The output head is applied to some learned tokens at a time, and their logits not kept."
+    )
+    lora: bool = Field(
+        True, description="Low-rank updates join the products of the frozen layers they belong to, where they can."
+    )
+    norm: bool = Field(True, description="RMSNorm that keeps less for the backward pass.")
+    compile: bool = Field(
+        False,
+        description="What stands between the matrix products goes through torch.compile: faster steps after a slow "
+        "first one. Has no effect without `norm` or `lora`, and needs a C++ compiler.",
     )
 
 
@@ -93,7 +119,8 @@ class TrainSettings(Settings):
         None,
         ge=8,
         description="Most tokens, padding included, in one forward pass; a single longer row goes alone. "
-        "It changes speed and memory, not the result. Default: 512 on a CPU, 8192 elsewhere.",
+        "It changes speed and memory, not the result. Default: what the device's memory allows, at most "
+        "1024 on a CPU and 16384 elsewhere.",
     )
     learning_rate: float | None = Field(
         None, gt=0, description="Peak learning rate. Default: the method's own, which the resolved recipe shows."
@@ -109,6 +136,7 @@ class TrainSettings(Settings):
         False, description="Recompute activations in the backward pass: less memory, about a third slower."
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Fixes the adapter's start, the order of rows and dropout.")
+    fast: FastSettings = Field(FastSettings(), description="Ways of computing the same in less time and memory.")
     log_every: int = Field(1, ge=1, description="Optimizer steps between two step events.")
 
 

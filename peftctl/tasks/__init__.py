@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from peftctl.tasks import causal_lm
-from peftctl.tasks.contract import Batch, Task
+from peftctl.tasks.contract import Batch, Layout, Task
 
 TASKS: dict[str, Task] = {task.name: task for task in (causal_lm.TASK,)}
 
-__all__ = ["TASKS", "Batch", "Task"]
+__all__ = ["TASKS", "Batch", "Layout", "Task"]

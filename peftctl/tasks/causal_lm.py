@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from peftctl.example import Conversation, Example, Segments
-from peftctl.objectives.cross_entropy import target_logits, token_losses
-from peftctl.tasks.contract import Batch
+from peftctl.objectives.cross_entropy import token_scores
+from peftctl.tasks.contract import Batch, Layout
 from peftctl.text import chat, tokens
 from peftctl.text.tokens import Encoded
 
@@ -26,48 +27,81 @@ class CausalLM:
 
         return AutoModelForCausalLM
 
-    def encode(self, example: Example, tokenizer: Any) -> Encoded:
+    def encode(self, example: Example, tokenizer: Any, learn: str = "assistant") -> Encoded:
         if isinstance(example, Conversation):
-            example = chat.segments(example, tokenizer)
+            example = chat.segments(example, tokenizer, learn)
         return tokens.encode(example, tokenizer)
 
-    def collate(self, rows: Sequence[Encoded], pad_id: int, *, slices_logits: bool) -> Batch:
-        """Right-padded rows, and the columns at which some row has a target.
+    def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:
+        """Rows padded on the right, or packed into one, and what is learned of them.
 
-        ``inputs``     input_ids, attention_mask [rows, length]; logits_to_keep [positions]
-        ``positions``  [positions], the columns whose logits predict a learned token
-        ``targets``    [rows, positions], the id that follows each of those columns
-        ``weights``    [rows, positions], float32, its loss weight
-        ``count``      the sum of the weights
+        ``inputs``   for the model's forward: input_ids [rows, length] and attention_mask, or where packed [1, length]
+                     and position_ids, cu_seq_lens_q and _k (where rows begin), max_length_q and _k;
+                     logits_to_keep [columns] where the model takes it
+        ``columns``  [columns], those at which some row has a target in the column after
+        ``at``       [n], the targets' places in the flattened grid [rows, columns] of logits
+        ``targets``  [n], the learned ids; ``weights`` [n], float32; ``owners`` [n], the row of each
+        ``rows``     how many; ``count``, the sum of the weights
         """
         import torch
 
-        length = max(len(row) for row in rows)
-        ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
-        mask = torch.zeros((len(rows), length), dtype=torch.long)
-        weights = torch.zeros((len(rows), length), dtype=torch.float32)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = torch.tensor(row.ids)
-            mask[index, : len(row)] = 1
-            weights[index, : len(row)] = torch.tensor(row.weights)
-        weights[:, 0] = 0.0
-        positions = weights.any(dim=0).nonzero().squeeze(1) - 1
-        inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-        if slices_logits:
-            inputs["logits_to_keep"] = positions
-        targets, weights = ids[:, positions + 1], weights[:, positions + 1]
-        count = float(weights.sum(dtype=torch.float64))
-        return {"inputs": inputs, "positions": positions, "targets": targets, "weights": weights, "count": count}
+        if layout.packed:
+            starts = list(accumulate((len(row) for row in rows), initial=0))
+            ids = torch.tensor([[token for row in rows for token in row.ids]])
+            grid = torch.tensor([[weight for row in rows for weight in (0.0, *row.weights[1:])]])
+            bounds, longest = torch.tensor(starts, dtype=torch.int32), max(len(row) for row in rows)
+            inputs: dict[str, Any] = {
+                "input_ids": ids,
+                "position_ids": torch.cat([torch.arange(len(row)) for row in rows])[None],
+                "cu_seq_lens_q": bounds,
+                "cu_seq_lens_k": bounds,
+                "max_length_q": longest,
+                "max_length_k": longest,
+            }
+        else:
+            shape = len(rows), max(len(row) for row in rows)
+            ids = torch.full(shape, layout.pad_id)
+            mask, grid = torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
+            for index, row in enumerate(rows):
+                ids[index, : len(row)] = torch.tensor(row.ids)
+                mask[index, : len(row)] = 1
+                grid[index, : len(row)] = torch.tensor(row.weights)
+            grid[:, 0] = 0.0
+            inputs = {"input_ids": ids, "attention_mask": mask}
+        columns = grid.any(dim=0).nonzero().squeeze(1) - 1
+        if layout.slices_logits:
+            inputs["logits_to_keep"] = columns
+        weights = grid[:, columns + 1].flatten()
+        at = weights.nonzero().squeeze(1)
+        owners = at // max(len(columns), 1)
+        if layout.packed:
+            owners = torch.bucketize(columns[at] + 1, bounds[1:].long(), right=True)
+        weights = weights[at]
+        return {
+            "inputs": {**inputs, "use_cache": False},
+            "columns": columns,
+            "at": at,
+            "targets": ids[:, columns + 1].flatten()[at],
+            "weights": weights,
+            "owners": owners,
+            "rows": len(rows),
+            "count": float(weights.sum(dtype=torch.float64)),
+            "head": layout.head,
+        }
 
     def metrics(self, model: Any, batch: Batch) -> Mapping[str, Sequence[float]]:
         """For each row the loss and the rightly guessed learned tokens, both by weight, and the weight."""
-        logits, weights = target_logits(model, batch), batch["weights"]
-        of_tokens = {
-            "loss": token_losses(logits, batch) * weights,
-            "right": (logits.argmax(-1) == batch["targets"]) * weights,
-            "count": weights,
+        import torch
+
+        losses, right = token_scores(model, batch)
+        weights = batch["weights"].double()
+        of_tokens = {"loss": losses.double() * weights, "right": right * weights, "count": weights}
+        return {
+            name: torch.zeros(batch["rows"], dtype=torch.float64, device=values.device)
+            .index_add_(0, batch["owners"], values)
+            .tolist()
+            for name, values in of_tokens.items()
         }
-        return {name: values.double().sum(dim=1).tolist() for name, values in of_tokens.items()}
 
     def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
         loss = sums["loss"] / sums["count"]

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from peftctl.example import Example
 from peftctl.text.tokens import Encoded
 
 Batch = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows become one tensor: padded to the longest, or ``packed`` end to end; ``pad_id`` fills what is padded.
+
+    ``slices_logits``: the model's forward takes ``logits_to_keep``. ``head``: where its output head can be applied
+    apart from it (see ``model.head``), else None.
+    """
+
+    pad_id: int
+    slices_logits: bool = False
+    packed: bool = False
+    head: Any = None
 
 
 class Task(Protocol):
@@ -33,11 +48,14 @@ class Task(Protocol):
     def model_class(self) -> Any:
         """The transformers auto class that builds its model."""
 
-    def encode(self, example: Example, tokenizer: Any) -> Encoded:
-        """An example as ids. Raises RowFault with the reason where it cannot be."""
+    def encode(self, example: Example, tokenizer: Any, learn: str = "assistant") -> Encoded:
+        """An example as ids, of which ``learn`` says what is learned.
 
-    def collate(self, rows: Sequence[Encoded], pad_id: int, *, slices_logits: bool) -> Batch:
-        """Rows as tensors for the objective. ``slices_logits``: the model's forward takes ``logits_to_keep``."""
+        Raises RowFault with the reason where it cannot be encoded.
+        """
+
+    def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:
+        """Rows as tensors for the objective."""
 
     def metrics(self, model: Any, batch: Batch) -> Mapping[str, Sequence[float]]:
         """Sums over each row of a batch, without gradients; keys are this task's own, ``loss`` among them."""

@@ -9,6 +9,7 @@ a mask that inference would not reproduce is never made.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from peftctl.errors import UsageError
@@ -37,13 +38,19 @@ def render(turns: Sequence[Turn], tokenizer: Any, *, generation_prompt: bool) ->
     return text
 
 
-def segments(conversation: Conversation, tokenizer: Any) -> Segments:
+def segments(conversation: Conversation, tokenizer: Any, learn: str = "assistant") -> Segments:
     """The whole conversation as pieces, the learned ones through their end-of-turn token.
 
-    Raises RowFault where a learned turn's text is not exactly what follows its generation prompt.
+    ``learn``: the turns that have a weight (assistant), the last of them alone (last), or all that the template
+    writes (all). Raises RowFault where a learned turn's text is not exactly what follows its generation prompt.
     """
     turns = conversation.turns
     full = render(turns, tokenizer, generation_prompt=False)
+    if learn == "all":
+        return Segments((Segment(full, 1.0),), whole=False)
+    if learn == "last":
+        last = max((index for index, turn in enumerate(turns) if turn.weight), default=-1)
+        turns = tuple(turn if index == last else replace(turn, weight=0.0) for index, turn in enumerate(turns))
     pieces: list[Segment] = []
     written = 0
     for index, turn in enumerate(turns):

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import inventory, publish_directory, sha256, write_json, write_text
 from peftctl.data import batches, encode
-from peftctl.data.collate import Collator
+from peftctl.data.collate import Collator, pad_id
 from peftctl.data.order import derived_seed
 from peftctl.errors import MachineError
 from peftctl.evaluation.measure import Measurement
 from peftctl.events import Events, metrics_log
 from peftctl.methods import METHODS, DataFacts
-from peftctl.model import adapter, attach, identity, load, targets
+from peftctl.model import adapter, attach, identity, load, memory, targets
+from peftctl.model.fast import FastPaths
 from peftctl.model.locate import Base, locate
+from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
 from peftctl.recipe import dump_resolved, resolve
 from peftctl.recipe.schema import Recipe
-from peftctl.tasks import TASKS
+from peftctl.tasks import TASKS, Layout
 from peftctl.train import distributed, loop, rundir, trackers
 from peftctl.train.optim import build_optimizer
 from peftctl.train.session import Session
@@ -42,7 +45,9 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
     trackers.check(recipe.track.to)
     accelerator = distributed.accelerator(recipe.track.to, run)
     if not accelerator.is_main_process:
-        loop.run(prepare(recipe, accelerator, Events())[0], Events())
+        session = prepare(recipe, accelerator, Events())[0]
+        with session.fast.on(accelerator.unwrap_model(session.model)):
+            loop.run(session, Events())
         accelerator.wait_for_everyone()
         return run
     with rundir.claim(run, lambda text: events.emit("warning", message=text)):
@@ -59,7 +64,9 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
         if recipe.track.to:
             events.add(trackers.track(accelerator, session.recipe, run))
         events.emit("stage", name="train", detail=f"{session.plan.steps} steps")
-        loop.run(session, events)
+        with session.fast.on(accelerator.unwrap_model(session.model)) as put_in:
+            events.emit("fast", **put_in)
+            loop.run(session, events)
         accelerator.wait_for_everyone()
 
         events.emit("stage", name="publish", detail=str(run / "adapter"))
@@ -67,7 +74,8 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
         write_json(run / "manifest.json", facts)  # before measuring: an evaluation that fails loses no run
         if session.measure:
             events.emit("stage", name="evaluate", detail=f"{len(session.measure.rows)} held-out rows")
-            facts["metrics"] = session.measure(session.model)
+            with session.fast.on(session.model):
+                facts["metrics"] = session.measure(session.model)
             events.emit("eval", step=session.step, **facts["metrics"])
             write_json(run / "manifest.json", facts)
         seconds = round(time.time() - started, 1)
@@ -90,15 +98,18 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         commit=base.commit,
         dtype=load.choose_dtype(recipe.model.dtype),
         max_length=load.longest_row(config, tokenizer, recipe.data.max_length),
-        micro_batch_tokens=recipe.train.micro_batch_tokens or (512 if accelerator.device.type == "cpu" else 8192),
+        micro_batch_tokens=recipe.train.micro_batch_tokens
+        or memory.micro_batch_tokens(
+            config, identity.weight_bytes(base.folder), accelerator.device, recipe.train.gradient_checkpointing
+        ),
     )
-    longest = recipe.data.max_length or 0
+    longest, learn = recipe.data.max_length or 0, recipe.data.learn
     events.emit("stage", name="data", detail=f"{len(train_examples)} rows")
-    rows = encode.encode(train_examples, task, tokenizer, longest, "training")
+    rows = encode.encode(train_examples, task, tokenizer, longest, "training", learn)
     events.emit("data", source="train", **rows.facts())
     held_out = None
     if held_out_examples:
-        held_out = encode.encode(held_out_examples, task, tokenizer, longest, "held-out")
+        held_out = encode.encode(held_out_examples, task, tokenizer, longest, "held-out", learn)
         events.emit("data", source="eval", **held_out.facts())
     plan = batches.plan(
         len(rows),
@@ -126,10 +137,11 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         targets=list(matched),
     )
     model = to_device(model, accelerator)
+    fast = FastPaths(recipe.train.fast, profile(accelerator.unwrap_model(model), task, slices_logits), method)
     optimizer = build_optimizer(recipe.train, (p for p in model.parameters() if p.requires_grad))
-    collate = Collator(task, tokenizer, slices_logits, accelerator.device)
-    tokens, choices = recipe.train.micro_batch_tokens or 0, recipe.eval.choices or ()
-    measure = Measurement(held_out, collate, tokens, longest, choices) if held_out else None
+    tokens = recipe.train.micro_batch_tokens or 0
+    collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)
+    measure = Measurement(held_out, collate, longest, recipe.eval.choices or ()) if held_out else None
     session = Session(
         recipe=recipe,
         task=task,
@@ -138,6 +150,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         accelerator=accelerator,
         model=model,
         optimizer=optimizer,
+        fast=fast,
         collate=collate,
         rows=rows,
         measure=measure,
@@ -162,8 +175,8 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
     From here on the session's model is the base with the adapter read back from disk.
     """
     model, tokenizer = session.accelerator.unwrap_model(session.model), session.collate.tokenizer
-    probe = session.collate(sorted(session.rows.encoded, key=len)[:PROBE_ROWS])["inputs"]
-    inputs = {key: value for key, value in probe.items() if key != "logits_to_keep"}
+    shortest = sorted(session.rows.encoded, key=len)[:PROBE_ROWS]
+    inputs = replace(session.collate, layout=Layout(pad_id(tokenizer)))(shortest)["inputs"]
     trained = adapter.logits(model, inputs)
     with publish_directory(run / "adapter") as aside:
         adapter.save(model, tokenizer, base, aside)

@@ -7,7 +7,6 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from peftctl.data.batches import micro_batches
 from peftctl.data.order import derived_seed
 from peftctl.events import Events
 from peftctl.train.guards import GradientGuard, SkipGuard
@@ -39,7 +38,7 @@ def run(session: Session, events: Events) -> None:
         # A process that the last step has no row for still takes part in the exchange of gradients, with nothing.
         share = ranks / count if mine else 0.0
         mine = mine or rows[:1]
-        groups = micro_batches([len(row) for row in mine], train.micro_batch_tokens or 0)
+        groups = session.collate.groups(mine)
         # Dropout is a function of (seed, step, rank): evaluating in between, or resuming, changes nothing.
         torch.manual_seed(derived_seed(train.seed, DROPOUT, step, rank))
 

@@ -10,6 +10,7 @@ from peftctl.data.collate import Collator
 from peftctl.data.encode import Rows
 from peftctl.evaluation.measure import Measurement
 from peftctl.methods import Method
+from peftctl.model.fast import FastPaths
 from peftctl.objectives import Objective
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import Task
@@ -26,6 +27,7 @@ class Session:
     accelerator: Any
     model: Any
     optimizer: Any
+    fast: FastPaths
     collate: Collator
     rows: Rows
     measure: Measurement | None

@@ -281,7 +281,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:6:9: train.learing_rate: no such setting; allowed: epochs, max_steps, "
             "batch_size, micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, "
-            "weight_decay, max_grad_norm, gradient_checkpointing, seed, log_every; did you mean "
+            "weight_decay, max_grad_norm, gradient_checkpointing, seed, fast, log_every; did you mean "
             "learning_rate?",
         ],
     ),
@@ -291,7 +291,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:6:9: train.lr: no such setting; allowed: epochs, max_steps, batch_size, "
             "micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, weight_decay, "
-            "max_grad_norm, gradient_checkpointing, seed, log_every; did you mean learning_rate?",
+            "max_grad_norm, gradient_checkpointing, seed, fast, log_every; did you mean learning_rate?",
         ],
     ),
     (
@@ -300,7 +300,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:6:9: train.batch-size: no such setting; allowed: epochs, max_steps, "
             "batch_size, micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, "
-            "weight_decay, max_grad_norm, gradient_checkpointing, seed, log_every; did you mean "
+            "weight_decay, max_grad_norm, gradient_checkpointing, seed, fast, log_every; did you mean "
             "batch_size?",
         ],
     ),
@@ -824,7 +824,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
             "recipe.yaml:1:1: modle: no such setting; allowed: model, task, data, method, train, eval, "
             "track, output, extends; did you mean model?",
             "recipe.yaml:1:1: output: is missing (a recipe needs model, data, method, output)",
-            "recipe.yaml:2:27: data.max_len: no such setting; allowed: train, eval, max_length; did you "
+            "recipe.yaml:2:27: data.max_len: no such setting; allowed: train, eval, learn, max_length; did you "
             "mean max_length?",
             "recipe.yaml:3:22: method.rnak: no such setting; allowed: name, targets, rank, alpha, "
             "dropout; did you mean rank?",

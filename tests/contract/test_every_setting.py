@@ -15,7 +15,7 @@ from peftctl.errors import PeftctlError
 from peftctl.events import Events
 from peftctl.methods import METHODS
 from peftctl.recipe import load
-from peftctl.recipe.schema import SECTIONS, EvalSource, Source
+from peftctl.recipe.schema import SECTIONS, EvalSource, FastSettings, Source
 from peftctl.train import job
 from tests import tiny
 
@@ -62,6 +62,11 @@ CHANGES: dict[str, Any] = {
     "train.gradient_checkpointing": True,
     "train.seed": 7,
     "train.log_every": 2,
+    "train.fast.packed": False,
+    "train.fast.loss": False,
+    "train.fast.lora": False,
+    "train.fast.norm": False,
+    "data.learn": "all",
     "eval.every": 2,
     "eval.choices": ["odd", "even"],
     "track.to": ["tensorboard"],
@@ -77,17 +82,23 @@ def settings() -> set[str]:
     for section, declared in SECTIONS.items():
         models = [method.settings for method in METHODS.values()] if section == "method" else [declared]
         names |= {f"{section}.{name}" for model in models for name in model.model_fields}
+    names = names - {"train.fast"} | {f"train.fast.{name}" for name in FastSettings.model_fields}
     names |= {f"data.train[0].{name}" for name in Source.model_fields}
     return names | {f"data.eval.{name}" for name in EvalSource.model_fields}
 
 
 def observed(folder: Path, recipe: dict[str, Any], patch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a run leaves and says, but for the time it took and the recipe itself."""
-    from transformers.models.llama.modeling_llama import LlamaMLP
+    from peftctl.fast import attention
 
     passes = []
-    forward = LlamaMLP.forward
-    patch.setattr(LlamaMLP, "forward", lambda self, x: passes.append(len(x)) or forward(self, x))  # type: ignore[func-returns-value]
+    attend = attention.attend
+
+    def counted(q: Any, *others: Any) -> Any:
+        passes.append(tuple(q.shape))
+        return attend(q, *others)
+
+    patch.setattr(attention, "attend", counted)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     heard: list[dict[str, Any]] = []
     run = job.train(load(folder / "recipe.yaml"), "", Events(lambda event: heard.append(dict(event))))
@@ -119,7 +130,8 @@ def changed(name: str, value: Any) -> dict[str, Any]:
 
 
 def test_every_setting_of_the_schema_is_changed_here() -> None:
-    assert settings() == {*CHANGES, "model.trust_remote_code"}
+    # What compile changes is time alone; tests/unit/test_fast_paths.py sees it used.
+    assert settings() == {*CHANGES, "model.trust_remote_code", "train.fast.compile"}
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[2] / "peftctl"
 # A module imports only what stands above it here, and its own folder.
 LAYERS = [
     "errors", "nearest", "cache", "crashlog", "events", "atomic", "quiet", "example", "settings",
-    "text", "formats", "objectives", "tasks", "methods", "tables", "recipe", "model", "data", "starter", "evaluation",
-    "train", "generate", "run", "exporters", "console", "cli",
+    "text", "formats", "fast", "objectives", "tasks", "methods", "tables", "recipe", "model", "data", "starter",
+    "evaluation", "train", "generate", "run", "exporters", "console", "cli",
 ]  # fmt: skip
 TABLES = ("formats", "objectives", "tasks", "methods", "exporters")
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "safetensors", "huggingface_hub"}

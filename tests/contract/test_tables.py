@@ -62,6 +62,9 @@ class LastLayer:
     def parameters(self, settings: Any, shapes: Mapping[str, tuple[int, int]]) -> int:
         return sum(outputs for _, outputs in shapes.values())
 
+    def low_rank(self, layer: Any) -> None:
+        """Its updates are none."""
+
     def after_update(self, model: Any, step: int) -> None:
         """Nothing to do."""
 

@@ -14,7 +14,7 @@ from peftctl.data.collate import Collator
 from peftctl.errors import DataError, DivergedError, MachineError, UsageError, VerificationError
 from peftctl.model import adapter
 from peftctl.objectives import OBJECTIVES
-from peftctl.tasks import TASKS
+from peftctl.tasks import TASKS, Layout
 from tests import jobs, tiny
 
 
@@ -128,7 +128,6 @@ def test_the_gradient_of_a_step_is_the_same_however_it_is_cut(tiny_model: Path) 
     """In float64 nothing is lost to rounding, so a wrong normalisation cannot hide."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from peftctl.data.batches import micro_batches
     from peftctl.example import Conversation, Turn
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -144,14 +143,14 @@ def test_the_gradient_of_a_step_is_the_same_however_it_is_cut(tiny_model: Path) 
     for tokens in (8, 300, 100_000):
         for slices in (True, False):
             model.zero_grad()
-            collate = Collator(task, tokenizer, slices, torch.device("cpu"))
-            for group in micro_batches([len(row) for row in rows], tokens):
+            collate = Collator(task, tokenizer, Layout(0, slices), tokens, torch.device("cpu"))
+            for group in collate.groups(rows):
                 (objective.step(model, collate([rows[index] for index in group])).sum / count).backward()
             gradients.append(weight.grad.clone())
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-5, atol=1e-9)  # the loss itself is float32
     # The oracle: transformers' own loss of all rows together, which is a mean over their shifted labels.
-    batch = Collator(task, tokenizer, False, torch.device("cpu"))(rows)["inputs"]
+    batch = Collator(task, tokenizer, Layout(0), 0, torch.device("cpu"))(rows)["inputs"]
     labels = batch["input_ids"].clone().fill_(-100)
     for index, row in enumerate(rows):
         for at, weight_of in enumerate(row.weights):
@@ -332,7 +331,7 @@ def test_a_tensor_that_is_not_trained_stops_the_run_by_name(
 
     monkeypatch.setattr(Linear, "forward", deaf)
     with pytest.raises(DivergedError, match=r"does not reach .*layers\.0\.mlp\.down_proj\.lora_A"):
-        jobs.train(tmp_path, tiny_model)
+        jobs.train(tmp_path, tiny_model, train={"fast": {"lora": False}})
 
 
 def test_a_gradient_that_stays_zero_stops_the_run_by_name(
@@ -347,7 +346,7 @@ def test_a_gradient_that_stays_zero_stops_the_run_by_name(
 
     monkeypatch.setattr(Linear, "forward", mute)
     with pytest.raises(DivergedError, match=r"the gradient stayed zero for 10 updates of .*down_proj\.lora_A"):
-        jobs.train(tmp_path, tiny_model, train={"epochs": 5})
+        jobs.train(tmp_path, tiny_model, train={"epochs": 5, "fast": {"lora": False}})
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -14,7 +14,7 @@ from peftctl.data.sources import Sourced
 from peftctl.errors import DataError, Place
 from peftctl.evaluation import choices
 from peftctl.example import Conversation, Segment, Segments
-from peftctl.tasks import TASKS
+from peftctl.tasks import TASKS, Layout
 from tests import tiny
 from tests.unit import kinds
 from tests.unit.kinds import assistant, system, user
@@ -77,8 +77,8 @@ def test_the_majority_is_always_the_commonest_answer() -> None:
     assert choices.majority([2], NAMES)["accuracy"] == 1.0
 
 
-def collator(*, slices: bool = True) -> Collator:
-    return Collator(TASKS["causal_lm"], tiny.tokenizer(), slices, torch.device("cpu"))
+def collator(*, slices: bool = True, tokens: int = 500) -> Collator:
+    return Collator(TASKS["causal_lm"], tiny.tokenizer(), Layout(0, slices), tokens, torch.device("cpu"))
 
 
 def sourced(*examples: Conversation | Segments) -> list[Sourced]:
@@ -135,7 +135,7 @@ def test_a_row_too_long_with_any_choice_is_left_out_and_all_too_long_is_an_error
 def test_scores_are_the_log_probabilities_of_each_row_alone(tokens: int, slices: bool) -> None:
     model = tiny.llama().eval()
     asked = choices.questions(CHATS, CHOICES, collator(slices=slices), 500)
-    scores = choices.score(model, asked, collator(slices=slices), tokens)
+    scores = choices.score(model, asked, collator(slices=slices, tokens=tokens))
     assert scores.shape == (3, 3)
     for row, question in enumerate(asked):
         for column, variant in enumerate(question.variants):
@@ -151,5 +151,5 @@ def test_scoring_leaves_the_model_as_it_was() -> None:
     model: Any = tiny.llama()
     for training in (True, False):
         model.train(training)
-        choices.score(model, choices.questions(CHATS[:1], CHOICES, collator(), 500), collator(), 500)
+        choices.score(model, choices.questions(CHATS[:1], CHOICES, collator(), 500), collator())
         assert model.training is training

@@ -92,6 +92,7 @@ data:
   eval:
     format: auto  # default
     split: 0.5  # base.yaml
+  learn: assistant  # default
   max_length: 64  # from the model
 method:
   name: lora  # base.yaml
@@ -113,6 +114,12 @@ train:
   max_grad_norm: 1.0  # default
   gradient_checkpointing: false  # default
   seed: 2  # r.yaml
+  fast:
+    packed: true  # default
+    loss: true  # default
+    lora: true  # default
+    norm: true  # default
+    compile: false  # default
   log_every: 1  # base.yaml
 eval:
   choices:  # r.yaml

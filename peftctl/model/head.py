@@ -1,0 +1,40 @@
+"""The output head apart from the model: hidden states out, and the weight that would make logits of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Head:
+    """A plain output head: a frozen linear layer without a bias, whose outputs are the model's logits as they are."""
+
+    module: Any
+
+    @property
+    def weight(self) -> Any:
+        """[vocabulary, width]."""
+        return self.module.weight
+
+    def hidden(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """What the head would read, in the shape of the logits but for the last dimension.
+
+        ``model`` may be wrapped (by peft, by an adapter, by a process group): the call goes through all of it.
+        """
+        self.module.forward = lambda hidden: hidden
+        try:
+            return model(**inputs).logits
+        finally:
+            del self.module.forward
+
+
+def plain_head(model: Any) -> Any:
+    """The output head of a transformers model where it may be plain, else None; whether it is, a probe must show."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
+        return None
+    return head

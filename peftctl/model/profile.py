@@ -1,0 +1,129 @@
+"""What a model can be trusted with, measured on the loaded model, adapter included; never looked up by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from peftctl.fast.equal import near
+from peftctl.model.attention import packed_attention
+from peftctl.model.head import Head, plain_head
+from peftctl.tasks import Layout, Task
+from peftctl.text.tokens import Encoded
+
+ROWS = (11, 7)
+SEED = 11
+
+
+@dataclass(frozen=True)
+class Profile:
+    """``packs``: two rows packed give the logits and gradients of the rows alone; else ``why_not`` says what else.
+
+    ``head``: the output head where it is plain, that is where the logits are its products and nothing more.
+    ``slices_logits``: the forward pass can be asked for some columns' logits.
+    """
+
+    packs: bool
+    why_not: str
+    head: Head | None
+    slices_logits: bool
+
+
+def profile(model: Any, task: Task, slices_logits: bool) -> Profile:
+    """Try the peft model ``model`` on two short rows of random ids."""
+    model.eval()
+    base = model.get_base_model()
+    rows = _rows(base)
+    try:
+        head = Head(found) if (found := plain_head(base)) is not None else None
+    except (AttributeError, NotImplementedError):
+        head = None
+    if head is not None and not _is_plain(model, head, task.collate(rows, Layout(0))["inputs"]):
+        head = None
+    why_not = _why_not_packed(model, base, task, rows)
+    model.zero_grad(set_to_none=True)
+    return Profile(not why_not, why_not, head, slices_logits)
+
+
+def _rows(base: Any) -> list[Encoded]:
+    """Two rows of random ids, all learned."""
+    import numpy as np
+
+    vocabulary = base.get_input_embeddings().num_embeddings
+    random = np.random.default_rng(SEED)
+    return [Encoded(tuple(random.integers(0, vocabulary, n).tolist()), (1.0,) * n) for n in ROWS]
+
+
+def _is_plain(model: Any, head: Head, inputs: Mapping[str, Any]) -> bool:
+    import torch
+
+    inputs = _on_device(model, inputs)
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+        found = torch.nn.functional.linear(head.hidden(model, inputs), head.weight)
+    return near(found, wanted, head.weight.dtype)
+
+
+def _why_not_packed(model: Any, base: Any, task: Task, rows: list[Encoded]) -> str:
+    """Why packed rows cannot be trusted, or "" where they gave what the rows give alone."""
+    import torch
+
+    dtype = next(base.parameters()).dtype
+    try:
+        alone = [_outcome(model, task.collate([row], Layout(0))) for row in rows]
+        packed = task.collate(rows, Layout(0, packed=True))
+        with packed_attention(base):
+            logits, grads = _outcome(model, packed)
+            _in_training(model, packed)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a probe: whatever a model's code makes of what it does not know is an answer
+        return str(error).strip().split("\n")[0][:200] or type(error).__name__
+    wanted = torch.cat([each for each, _ in alone], dim=1)
+    if logits.shape != wanted.shape or not near(logits, wanted, dtype):
+        return "rows that stand end to end see each other"
+    summed = [sum(parts[1:], parts[0]) for parts in zip(*(grads for _, grads in alone), strict=True)]
+    if not grads:
+        return ""
+    flat, flat_wanted = (torch.cat([each.flatten() for each in tensors]) for tensors in (grads, summed))
+    if not near(flat, flat_wanted, dtype):
+        return "rows that stand end to end have other gradients than alone"
+    return ""
+
+
+def _outcome(model: Any, batch: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    """Logits, and the gradients of everything that is trained for a sum over them with fixed random weights."""
+    import torch
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    logits = model(**_on_device(model, batch["inputs"])).logits
+    ids = batch["inputs"]["input_ids"]
+    generator = torch.Generator().manual_seed(SEED)
+    table = torch.randn(logits.shape[-1], generator=generator).to(logits.device)
+    # The weight of a position depends on its own token and the output's number alone, packed or not.
+    scale = (ids % 7 + 1).to(logits.device, torch.float32) / 7
+    total = ((logits.float() @ table) * scale).sum()
+    found = torch.autograd.grad(total, trained, allow_unused=True) if trained else ()
+    return logits.detach(), [
+        torch.zeros_like(parameter) if grad is None else grad for parameter, grad in zip(trained, found, strict=True)
+    ]
+
+
+def _in_training(model: Any, batch: Mapping[str, Any]) -> None:
+    """Run the batch as in training: some models' attention drops what it would not drop here, and says so."""
+    import torch
+
+    model.train()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            model(**_on_device(model, batch["inputs"]))
+    finally:
+        model.eval()
+
+
+def _on_device(model: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    from accelerate.utils import send_to_device
+
+    moved: Mapping[str, Any] = send_to_device(dict(inputs), next(model.parameters()).device)
+    return moved
