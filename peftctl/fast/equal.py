@@ -25,10 +25,13 @@ def tolerance(dtype: torch.dtype) -> float:
     return max(4 * float(torch.finfo(dtype).eps), 2e-5)
 
 
-def near(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> bool:
-    """Whether ``found`` is ``wanted`` within the tolerance of ``dtype``, in the norm, and finite."""
+def near(found: Tensor, wanted: Tensor, dtype: torch.dtype, depth: int = 1) -> bool:
+    """Whether ``found`` is ``wanted`` within the tolerance of ``dtype``, in the norm, and finite.
+
+    Through ``depth`` layers roundings that do not depend on each other grow with its square root.
+    """
     difference = (found.double() - wanted.double()).norm()
-    return bool(difference <= tolerance(dtype) * wanted.double().norm())
+    return bool(difference <= depth**0.5 * tolerance(dtype) * wanted.double().norm())
 
 
 def same(
