@@ -22,8 +22,12 @@ from peftctl.errors import MachineError, UsageError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` (UTF-8) in one step. Raises OSError; the old file then still stands."""
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Replace ``path`` by ``text`` (UTF-8) in one step.
+
+    Raises OSError, or MachineError where its folder takes no file; the old file then still stands.
+    """
+    with _writable(path.parent):
+        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -52,8 +56,9 @@ def publish_directory(target: Path) -> Iterator[Path]:
     """
     if target.exists():
         raise UsageError(f"{target}: exists already", hint="name another place, or remove it first")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    with _writable(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     aside.chmod(_default_mode() | (_default_mode() & 0o444) >> 2)
     try:
         yield aside
@@ -72,6 +77,15 @@ def publish_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     sync(target.parent)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """The system's refusal to make something in ``folder``, as a MachineError."""
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(f"{folder} cannot be written to: {error.strerror}") from None
 
 
 def sync(path: Path) -> None:

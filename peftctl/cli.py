@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import functools
+import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from peftctl import __version__
-from peftctl.errors import EXIT_BUG, EXIT_INTERRUPTED, MachineError, PeftctlError, UsageError
+from peftctl.errors import PeftctlError, UsageError
+from peftctl.outcomes import outcomes
 
 app = typer.Typer(
     name="peftctl",
@@ -23,52 +24,24 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Verb = TypeVar("Verb", bound=Callable[..., None])
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: train.epochs=1. May be given again."),
+]
+Base = Annotated[
+    Path | None,
+    typer.Option(help="Where the base model is now: a folder or .gguf file. Its weights must be those of the run."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def main() -> None:
     """The console script."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
     app()
-
-
-def outcomes(verb: Verb) -> Verb:
-    """What a verb raises, as one clear message and the right exit code."""
-
-    @functools.wraps(verb)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        from peftctl import console, quiet
-
-        quiet.quiet_libraries()
-        show = console.show_error_json if kwargs.get("as_json") else console.show_error
-        try:
-            verb(*args, **kwargs)
-        except PeftctlError as error:
-            show(error)
-            sys.exit(error.exit_code)
-        except (KeyboardInterrupt, typer.Abort):
-            console.note("interrupted")
-            sys.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            console.silence()
-            sys.exit(0)
-        except Exception as error:
-            if machine := _machine_fault(error):
-                show(machine)
-                sys.exit(machine.exit_code)
-            from peftctl import crashlog
-
-            console.note(
-                f"error: a bug in peftctl: {type(error).__name__}; a report of it is in {crashlog.write(error)}"
-            )
-            sys.exit(EXIT_BUG)
-
-    return guarded  # type: ignore[return-value]
 
 
 @app.callback(invoke_without_command=True)
@@ -161,12 +134,16 @@ def init(
     missing = [name for name, given in (("--model", model), ("--data", data)) if not given]
     if missing and not sys.stdin.isatty():
         raise UsageError(f"{', '.join(missing)}: must be given where there is nobody to ask")
-    model = model or typer.prompt("Base model (hub id, folder or .gguf file)")
-    data = data or Path(typer.prompt("Rows to learn from (a JSONL file)"))
+    if output == "":
+        raise UsageError("--output: is empty; allowed: the run directory")
+    model = model or _ask("Base model (hub id, folder or .gguf file)", lambda said: None)
+    data = data or Path(_ask("Rows to learn from (a JSONL file)", lambda said: starter.first_row(Path(said))))
     first = starter.Answers(str(model), data)
     if missing:
-        task = task or typer.prompt(f"Task ({', '.join(TASKS)})", default=first.task)
-        method = method or typer.prompt(f"Method ({', '.join(METHODS)})", default=first.method)
+        kinds, ways = list(TASKS), list(METHODS)
+        task = task or _ask(f"Task ({', '.join(kinds)})", lambda said: _known("task", said, kinds), first.task)
+        method = method or _ask(f"Method ({', '.join(ways)})", lambda said: _known("method", said, ways), first.method)
+        output = output or _ask("Run directory", lambda said: None, f"runs/{recipe.stem}")
     task, method = task or first.task, method or first.method
     _known("--task", task, list(TASKS))
     _known("--method", method, list(METHODS))
@@ -186,6 +163,7 @@ def evaluate(
     on: Annotated[str, typer.Option(help="What to measure: adapter, base or both.")] = "both",
     data: Annotated[Path | None, typer.Option(help="Held-out rows, instead of the recipe's.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many rows.")] = None,
+    base: Base = None,
     as_json: Json = False,
 ) -> None:
     """Measure a run on held-out rows, beside its untrained base.
@@ -195,16 +173,13 @@ def evaluate(
     from peftctl import console
 
     sides = _sides(on)
-    loaded = _load(run)
+    loaded = _load(run, base)
     measure = loaded.held_out(data, limit)
     measured = {}
     with loaded.fast.on(loaded.model):
         for side in sides:
-            if side == "base":
-                with loaded.base() as model:
-                    measured[side] = measure(model)
-            else:
-                measured[side] = measure(loaded.model)
+            with loaded.base() if side == "base" else nullcontext(loaded.model) as model:
+                measured[side] = measure(model)
     if sides == ["base"] and data is None and limit is None and loaded.run.manifest["metrics"]:
         measured["adapter, when trained"] = loaded.run.manifest["metrics"]
     if as_json:
@@ -225,8 +200,11 @@ def generate(
     on: Annotated[str, typer.Option(help="Who answers: adapter, base or both.")] = "adapter",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this mass.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes what is drawn.")] = 0,
+    top_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this mass. Default: all.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Fixes what is drawn. Default: 0.")] = None,
+    base: Base = None,
     as_json: Json = False,
 ) -> None:
     """Let a run answer, as it writes."""
@@ -236,28 +214,28 @@ def generate(
     sides = _sides(on)
     if plain and system is not None:
         raise UsageError("--system: has no effect with --plain, which uses no chat template")
-    asked = sys.stdin.read() if prompt is None else prompt
-    if not asked:
-        raise UsageError("PROMPT: nothing to answer")
-    loaded = _load(run)
+    for flag, given in (("--top-p", top_p), ("--seed", seed)):
+        if given is not None and temperature == 0:
+            raise UsageError(f"{flag}: has no effect at --temperature 0, which takes the likeliest token")
+    asked = _prompt(prompt)
+    loaded = _load(run, base)
     from peftctl.generate import Sampling, encode_prompt
     from peftctl.generate import generate as write
 
     if not plain and not loaded.tokenizer.chat_template:
         raise UsageError("the model has no chat template", "--plain continues the text itself")
-    turns = [Turn("system", system)] if system is not None else []
-    ids = encode_prompt(asked if plain else [*turns, Turn("user", asked)], loaded.tokenizer)
-    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    turns = [Turn("system", system or ""), Turn("user", asked)][system is None :]
+    ids = encode_prompt(asked if plain else turns, loaded.tokenizer)
+    if (room := loaded.room(ids)) < max_new_tokens:
+        console.note(f"note: at most {room} tokens fit behind this prompt")
+    sampling = Sampling(min(max_new_tokens, room), temperature, 1.0 if top_p is None else top_p, seed or 0)
     answers = {}
     for side in sides:
         heard = None if as_json else console.piece
         if len(sides) > 1 and not as_json:
             console.piece(f"{side}: ")
-        if side == "base":
-            with loaded.base() as model:
-                answers[side] = write(model, loaded.tokenizer, ids, sampling, heard)
-        else:
-            answers[side] = write(loaded.model, loaded.tokenizer, ids, sampling, heard)
+        with loaded.base() if side == "base" else nullcontext(loaded.model) as model:
+            answers[side] = write(model, loaded.tokenizer, ids, sampling, heard)
         if not as_json:
             console.piece("\n")
     if as_json:
@@ -284,11 +262,36 @@ def export(
         console.say(f"{out}: {to}, verified: {manifest['verified']}")
 
 
-def _load(run: Path) -> Any:
+def _ask(question: str, check: Callable[[str], Any], default: str | None = None) -> str:
+    """An answer that ``check`` has nothing against; what it has is said, and the question asked again."""
+    from peftctl import console
+
+    while True:
+        said = str(typer.prompt(question, default=default)).strip()
+        try:
+            check(said)
+            return said
+        except PeftctlError as error:
+            console.show_error(error)
+
+
+def _prompt(given: str | None) -> str:
+    """The prompt given, or standard input. Raises UsageError where there is none, or it is no text."""
+    asked = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if given is None else given
+    if not asked:
+        raise UsageError("PROMPT: nothing to answer")
+    try:
+        asked.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"PROMPT: not UTF-8 text at character {error.start + 1}") from None
+    return asked
+
+
+def _load(run: Path, base: Path | None) -> Any:
     from peftctl import load, quiet
 
     quiet.no_progress_bars()
-    return load(run)
+    return load(run, base)
 
 
 def _sides(on: str) -> list[str]:
@@ -312,7 +315,7 @@ def _dropped(dropped: Any) -> str:
 
 
 def _measured_table(measured: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """A row for each side, and one for the commonest answer where there are choices."""
+    """A row for each side, and one for always giving the majority's answer where there are choices."""
     from peftctl.console import figure
 
     first = next(iter(measured.values()))
@@ -324,19 +327,9 @@ def _measured_table(measured: dict[str, dict[str, Any]]) -> tuple[list[str], lis
         for side, metrics in measured.items()
     ]
     if by_choice:
-        commonest = [f"{first['majority'][key]:.3f}" for key in ("accuracy", "macro_f1")]
-        rows.insert(0, ["commonest answer", *("-" for _ in plain), *commonest])
+        majority = [f"{first['majority'][key]:.3f}" for key in ("accuracy", "macro_f1")]
+        rows.insert(0, ["majority", *("-" for _ in plain), *majority])
     return ["", *plain, *(["accuracy", "macro_f1"] if by_choice else [])], rows
-
-
-def _machine_fault(error: Exception) -> MachineError | None:
-    """A fault of the machine that a library reported in its own way."""
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
-        return MachineError("out of memory", "a smaller train.micro_batch_tokens or data.max_length needs less")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return MachineError(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
-    return None
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from peftctl.crashlog import redact
 from peftctl.errors import Fault, PeftctlError, Place, RecipeError
 from peftctl.events import Event, Listener
 from peftctl.model.targets import summary
+
+LONGEST_LINE = 200
 
 
 class _Console(Console):
@@ -72,8 +75,8 @@ def show_faults(faults: Sequence[Fault]) -> None:
     """Each fault on a line of its own, and under it the line of the recipe with a caret, all on standard error."""
     console = _errors()
     for fault in faults:
-        place = redact(str(fault.place))
-        said = str(fault).removeprefix(f"{fault.place}: ")
+        place = _visible(redact(str(fault.place)))
+        said = _visible(str(fault).removeprefix(f"{fault.place}: "))
         console.print(Text(place, "bold"), Text(": "), Text("error: ", "bold red"), redact(said), sep="", markup=False)
         if source := _source_line(fault.place):
             number = f"{fault.place.line:>5} | "
@@ -89,7 +92,13 @@ def _source_line(place: Place) -> str:
     if not place.line or not path.is_file():
         return ""
     lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
-    return redact(lines[place.line - 1]) if place.line <= len(lines) else ""
+    line = _visible(redact(lines[place.line - 1])) if place.line <= len(lines) else ""
+    return line if len(line) <= LONGEST_LINE or place.column > LONGEST_LINE else f"{line[:LONGEST_LINE]} ..."
+
+
+def _visible(text: str) -> str:
+    """``text`` with control characters as signs: a recipe's must not move the cursor of whoever reads about it."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def note(text: str) -> None:

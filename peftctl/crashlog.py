@@ -6,8 +6,11 @@ import os
 import platform
 import re
 import sys
+import tempfile
 import time
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,11 +23,20 @@ SECRET_SHAPES = re.compile(r"hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9_-]{16,}|(?<=://)[^
 SHORTEST_SECRET = 6
 
 
-def write(error: BaseException) -> Path:
-    """Write the log of ``error`` and return its path."""
-    folder = cache_home() / "logs"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+def write(error: BaseException) -> Path | None:
+    """Write the log of ``error`` and return its path; None where no folder can be written to."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    homes: tuple[Callable[[], Path], ...] = (cache_home, lambda: Path(tempfile.gettempdir()) / "peftctl")
+    for home in homes:
+        with suppress(OSError, RuntimeError):
+            folder = home() / "logs"
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / name, error)
+            return folder / name
+    return None
+
+
+def _write(path: Path, error: BaseException) -> None:
     lines = [
         f"peftctl {__version__}, Python {platform.python_version()}, {platform.platform()}",
         ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
@@ -33,7 +45,6 @@ def write(error: BaseException) -> Path:
         "".join(traceback.format_exception(error)),
     ]
     path.write_text(redact("\n".join(lines)), encoding="utf-8", errors="backslashreplace")
-    return path
 
 
 def redact(text: str) -> str:

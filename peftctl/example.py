@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ROLES = ("system", "user", "assistant")
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -30,7 +32,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a conversation. ``role`` is system, user or assistant; ``weight`` as in Segment."""
+    """One message of a conversation. ``role`` is one of ROLES; ``weight`` as in Segment."""
 
     role: str
     content: str

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peftctl.errors import UsageError
 from peftctl.example import Conversation, Turn
 from peftctl.text import chat
 from peftctl.text.tokens import prompt_ids
@@ -13,12 +14,25 @@ from peftctl.text.tokens import prompt_ids
 
 @dataclass(frozen=True)
 class Sampling:
-    """``temperature`` 0 takes the likeliest token; above it tokens are drawn, among the likeliest ``top_p`` mass."""
+    """``temperature`` 0 takes the likeliest token; above it tokens are drawn, among the likeliest ``top_p`` mass.
+
+    Raises UsageError where a number is out of its range.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, fine, allowed in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature >= 0, "at least 0"),
+            ("top_p", 0 <= self.top_p <= 1, "0 to 1"),
+            ("seed", 0 <= self.seed < 2**32, "0 to 4294967295"),
+        ):
+            if not fine:
+                raise UsageError(f"{name}: out of range (found {getattr(self, name)}); allowed: {allowed}")
 
 
 def encode_prompt(prompt: str | Sequence[Turn], tokenizer: Any) -> list[int]:

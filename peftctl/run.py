@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from peftctl.data.collate import Collator, pad_id
 from peftctl.data.sources import read_examples
 from peftctl.errors import DataError, UsageError, VerificationError
 from peftctl.evaluation.measure import Measurement
-from peftctl.example import Turn
+from peftctl.example import ROLES, Turn
 from peftctl.generate import Sampling, encode_prompt, generate
 from peftctl.methods import METHODS
 from peftctl.model import identity
@@ -84,13 +84,37 @@ class LoadedRun:
         with self.model.disable_adapter():
             yield self.model
 
-    def generate(self, prompt: str | Sequence[Mapping[str, str]], **sampling: Any) -> str:
+    def generate(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> str:
         """What the model answers to a plain prompt, or to messages (each with role and content).
 
-        Keywords are those of ``Sampling``: max_new_tokens, temperature, top_p, seed. Greedy by default.
+        At ``temperature`` 0 the likeliest token each time; above it tokens are drawn, by ``seed``, among the
+        likeliest of mass ``top_p``. At most ``max_new_tokens``, or as many as fit behind the prompt. Raises
+        UsageError where a prompt or a number will not do.
         """
-        asked = prompt if isinstance(prompt, str) else [Turn(turn["role"], turn["content"]) for turn in prompt]
-        return generate(self.model, self.tokenizer, encode_prompt(asked, self.tokenizer), Sampling(**sampling))
+        sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+        ids = encode_prompt(prompt if isinstance(prompt, str) else _turns(prompt), self.tokenizer)
+        return generate(
+            self.model, self.tokenizer, ids, replace(sampling, max_new_tokens=min(max_new_tokens, self.room(ids)))
+        )
+
+    def room(self, ids: Sequence[int]) -> int:
+        """How many tokens the model can write behind these. Raises UsageError where the prompt is empty or fills it."""
+        able = loading.attends_to(self.model.config, self.tokenizer)
+        if not ids:
+            raise UsageError("PROMPT: nothing to answer")
+        if len(ids) >= able:
+            raise UsageError(
+                f"PROMPT: more than the model can attend to (found {len(ids)} tokens); allowed: under {able}"
+            )
+        return able - len(ids)
 
     def held_out(self, data: Path | None = None, limit: int | None = None) -> Measurement:
         """The recipe's held-out rows, or those of ``data``, ready to be measured.
@@ -106,6 +130,19 @@ class LoadedRun:
         longest = recipe.data.max_length or 0
         rows = encode.encode(examples, task, self.tokenizer, longest, "held-out", recipe.data.learn)
         return Measurement(rows, self.collate, longest, recipe.eval.choices or ())
+
+
+def _turns(messages: Sequence[Mapping[str, str]]) -> list[Turn]:
+    """Messages as turns. Raises UsageError naming the first that is none."""
+    turns = []
+    for number, message in enumerate(messages, start=1):
+        role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
+        if role not in ROLES or not isinstance(content, str):
+            raise UsageError(f"PROMPT: message {number} is not {{role: {' | '.join(ROLES)}, content: text}}")
+        turns.append(Turn(role, content))
+    if not turns:
+        raise UsageError("PROMPT: nothing to answer")
+    return turns
 
 
 def open_run(path: Path) -> Run:
@@ -127,10 +164,11 @@ def open_run(path: Path) -> Run:
     return Run(path.absolute(), load_recipe(path / "resolved.yaml", max_bytes=RESOLVED_BYTES), facts)
 
 
-def load(path: str | Path) -> LoadedRun:
+def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
     """The model that a run trained, loaded on the device Accelerate chooses.
 
-    Raises UsageError where there is no finished run, or where its base model is not the one it was trained on.
+    ``base``: where its base model is now, if not where it was. Raises UsageError where there is no finished run, or
+    where its base model is not the one it was trained on.
     """
     from accelerate import Accelerator
     from peft import PeftModel
@@ -138,15 +176,27 @@ def load(path: str | Path) -> LoadedRun:
     run = open_run(Path(path))
     run.check_intact()
     recipe, task = run.recipe, TASKS[run.recipe.task.name]
-    base = located.locate(recipe, lambda _: None)
-    identity.check(base, run.manifest["base"])
-    model = loading.load_model(base, recipe.model, task, recipe.model.dtype)
+    found = located.locate(_with_base(run, base), lambda _: None)
+    identity.check(found, run.manifest["base"])
+    model = loading.load_model(found, recipe.model, task, recipe.model.dtype)
     model = PeftModel.from_pretrained(model, run.adapter)
     accelerator = Accelerator()
     model = accelerator.prepare_model(model, evaluation_mode=True).eval()
-    tokenizer = loading.load_tokenizer(base, recipe.model)
+    tokenizer = loading.load_tokenizer(found, recipe.model)
     slices_logits = loading.forward_takes(model.get_base_model(), "logits_to_keep")
     fast = FastPaths(recipe.train.fast, profile(model, task, slices_logits), METHODS[recipe.method.name])
     tokens = recipe.train.micro_batch_tokens or 0
     collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)
     return LoadedRun(run, model, tokenizer, collate, fast)
+
+
+def _with_base(run: Run, base: str | Path | None) -> Recipe:
+    """The run's recipe with its base at ``base``; where it was a file and its plain folder is gone, with the file."""
+    source = run.manifest["base"].get("source")
+    if base is not None:
+        where, revision = str(Path(base).expanduser().absolute()), None
+    elif source and not Path(run.recipe.model.name).exists() and Path(source).exists():
+        where, revision = source, None
+    else:
+        return run.recipe
+    return run.recipe.with_settings("model", "--base", name=where, revision=revision)

@@ -39,7 +39,7 @@ def propose_format(data: Path, task: str) -> tuple[str, int]:
 
     Raises DataError where none fits.
     """
-    first = _first_row(data)
+    first = first_row(data)
     name = choose_format("auto", frozenset(first), task, Place(str(data), 1)).name
     return name, len(read_examples(data, name, LOOKED_AT, task))
 
@@ -55,7 +55,11 @@ def write_recipe(path: Path, answers: Answers) -> str:
         raise UsageError(f"{path.parent}: no folder that can be written to")
     fmt, rows = propose_format(answers.data, answers.task)
     write_text(path, text(answers, fmt, rows, path.parent))
-    check(path)
+    try:
+        check(path)
+    except BaseException:
+        path.unlink()
+        raise
     return fmt
 
 
@@ -102,7 +106,8 @@ def _held_out(rows: int) -> str:
     )
 
 
-def _first_row(data: Path) -> Mapping[str, Any]:
+def first_row(data: Path) -> Mapping[str, Any]:
+    """The first row of a JSONL file. Raises DataError where there is none."""
     try:
         with data.open(encoding="utf-8-sig") as file:
             row = json.loads(next((line for line in file if line.strip()), "{}"))

@@ -2,7 +2,7 @@
 
     python scripts/baselines.py RUN [--json FILE] [--page FILE]
 
-Rows: the commonest answer; TF-IDF with logistic regression on the training mails; the base as it is, and with three
+Rows: the majority's answer; TF-IDF with logistic regression on the training mails; the base as it is, and with three
 training mails in its prompt; the adapter. The models are scored by the likelihood of the two answers, as they are
 and with a threshold on the difference that is best (by macro F1) on training mails, for base and adapter alike.
 """
@@ -50,7 +50,7 @@ def main() -> None:
     train, held_out = read(loaded.run.recipe)
     truth = answers(held_out, choices)
     table = {
-        "commonest answer": majority(truth, choices),
+        "majority": majority(truth, choices),
         "TF-IDF + logistic regression": tf_idf(train, held_out, choices),
     }
 

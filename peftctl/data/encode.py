@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peftctl.data.order import order
-from peftctl.data.sources import SHOWN_FAULTS, Sourced, read_examples
+from peftctl.data.sources import SHOWN_FAULTS, Sourced, check_pin, read_examples
 from peftctl.errors import DataError
 from peftctl.example import RowFault
 from peftctl.recipe.schema import Recipe
@@ -60,11 +60,13 @@ def read(recipe: Recipe) -> tuple[list[Sourced], list[Sourced]]:
     task = recipe.task.name
     train: list[Sourced] = []
     for source in recipe.data.train:
+        check_pin(recipe.path(source.path), source.sha256)
         train += read_examples(recipe.path(source.path), source.format, source.limit, task)
     held_out = recipe.data.eval
     if held_out is None:
         return train, []
     if held_out.path is not None:
+        check_pin(recipe.path(held_out.path), held_out.sha256)
         return train, read_examples(recipe.path(held_out.path), held_out.format, held_out.limit, task)
     count = held_out.count or max(1, round((held_out.split or 0) * len(train)))
     if count >= len(train):

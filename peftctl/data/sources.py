@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from peftctl.atomic import sha256
 from peftctl.errors import DataError, Place
 from peftctl.example import Example, RowFault
 from peftctl.formats import FORMATS, Format
@@ -45,6 +46,15 @@ def read_examples(path: Path, format_name: str, limit: int | None, task: str) ->
     return examples
 
 
+def check_pin(path: Path, pinned: str | None) -> None:
+    """Raises DataError where a file is pinned to other contents than it has. One that is not there is found later."""
+    if pinned is not None and path.is_file() and (found := sha256(path)) != pinned:
+        raise DataError(
+            f"{path}: is not the file that the recipe pins (SHA-256 {found[:12]}..., pinned {pinned[:12]}...)",
+            "take the pinned file, or leave out sha256 to train on this one",
+        )
+
+
 def choose_format(name: str, columns: frozenset[str], task: str, place: Place) -> Format:
     """The format of that name, or with ``auto`` the only one that fits the columns of the first row."""
     if name != "auto":
@@ -66,6 +76,8 @@ def _rows(path: Path, faults: list[str]) -> Iterator[tuple[Place, dict[str, Any]
     """Each line's object with its place; what cannot be read goes to ``faults``. Blank lines are no rows."""
     try:
         file = path.open("rb")
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder, not a file of rows") from None
     except OSError as error:
         near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
         hint = f"did you mean {path.with_name(near)}?" if near else ""

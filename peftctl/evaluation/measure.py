@@ -22,6 +22,11 @@ class Measurement:
     max_length: int
     choices: Sequence[str] = ()
 
+    def check(self) -> None:
+        """Raises DataError where the rows cannot be measured so, before anything is trained."""
+        if self.choices:
+            by_choice.questions(self.rows.sources, self.choices, self.collate, self.max_length)
+
     def __call__(self, model: Any) -> dict[str, Any]:
         """The task's metrics, None where not finite, and with choices the figures of the likeliest one."""
         if not self.choices:

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftctl.example import Conversation, RowFault, Turn
-
-ROLES = ("system", "user", "assistant")
+from peftctl.example import ROLES, Conversation, RowFault, Turn
 
 
 @dataclass(frozen=True)

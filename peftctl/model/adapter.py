@@ -69,10 +69,11 @@ def compare(trained: Any, reloaded: Any) -> dict[str, float]:
 
 def _card(base: Base) -> str:
     at = f", revision {base.commit}" if base.commit else ""
+    named = f"{base.source.name} (as a plain folder: {base.name})" if base.source else base.name
     return (
         "# Adapter\n\n"
-        f"Trained by peftctl on {base.name}{at}. The run's manifest.json, one folder up, says on what data, with\n"
-        "which method and settings, and what was measured. To load it without peftctl:\n\n"
+        f"Trained by peftctl on {named}{at}. The run's manifest.json says on what data, with which method and\n"
+        "settings, and what was measured. To load it without peftctl:\n\n"
         "```python\n"
         "from peft import AutoPeftModelForCausalLM\n\n"
         'model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")\n'

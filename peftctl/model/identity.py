@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from peftctl.atomic import sha256
+from peftctl.atomic import sha256, write_text
+from peftctl.cache import cache_home
 from peftctl.errors import UsageError
 from peftctl.model.locate import Base
 
@@ -22,8 +24,9 @@ def identity(base: Base) -> dict[str, Any]:
         "name": base.name,
         "origin": base.origin,
         "commit": base.commit,
+        "source": str(base.source) if base.source else None,
         "layout_sha256": layout_sha256(base.folder),
-        "files": {file.name: {"size_bytes": file.stat().st_size, "sha256": sha256(file)} for file in files},
+        "files": {file.name: {"size_bytes": file.stat().st_size, "sha256": content_sha256(file)} for file in files},
     }
 
 
@@ -70,11 +73,45 @@ def header(file: Path) -> dict[str, Any]:
     return parsed
 
 
+def content_sha256(file: Path) -> str:
+    """The SHA-256 of a weight file, remembered in the cache for as long as its size and times stay what they are.
+
+    Hashing hundreds of gigabytes anew for every command would cost minutes.
+    """
+    stat = file.stat()
+    what = f"{file.absolute()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+    home = cache_home() / "hashes"
+    known = home / hashlib.sha256(what.encode()).hexdigest()
+    with suppress(OSError):
+        return known.read_text("ascii")
+    found = sha256(file)
+    with suppress(OSError):  # a cache that cannot be written to costs time alone
+        home.mkdir(exist_ok=True)
+        write_text(known, found)
+    return found
+
+
+def check_whole(folder: Path) -> None:
+    """Raises UsageError naming a weight file that is cut short, longer than its tensors, or missing."""
+    for file in weight_files(folder):
+        if not file.exists():
+            raise UsageError(f"model.name: {file} is missing, which the model's index names")
+        tensors = header(file)
+        end = max((entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"), default=0)
+        with file.open("rb") as handle:
+            start = 8 + struct.unpack("<Q", handle.read(8))[0]
+        if file.stat().st_size != start + end:
+            found, needed = f"{file.stat().st_size:,} bytes", f"{start + end:,}"
+            raise UsageError(
+                f"model.name: {file} is not whole ({found}, where its tensors need {needed})", "fetch or copy it again"
+            )
+
+
 def check(base: Base, recorded: dict[str, Any]) -> None:
-    """Raises UsageError where ``base`` is not the model that ``recorded`` describes, by layout and file sizes."""
-    sizes = {file.name: file.stat().st_size for file in weight_files(base.folder)}
-    wanted = {name: entry["size_bytes"] for name, entry in recorded["files"].items()}
-    if sizes != wanted or layout_sha256(base.folder) != recorded["layout_sha256"]:
+    """Raises UsageError where ``base`` is not the model that ``recorded`` describes: other tensors, or other bytes."""
+    found = {file.name: content_sha256(file) for file in weight_files(base.folder)}
+    wanted = {name: entry["sha256"] for name, entry in recorded["files"].items()}
+    if found != wanted or layout_sha256(base.folder) != recorded["layout_sha256"]:
         raise UsageError(
             f"{base.folder} is not the base model this run was trained on: its tensors or files differ",
             f"the run was trained on {recorded['name']}" + (f" at {recorded['commit']}" if recorded["commit"] else ""),

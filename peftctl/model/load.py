@@ -74,12 +74,17 @@ def longest_row(config: Any, tokenizer: Any, wanted: int | None) -> int:
 
     Raises UsageError where ``wanted`` is more than the model can attend to.
     """
-    able = getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
+    able = attends_to(config, tokenizer)
     if wanted is not None and wanted > able:
         raise UsageError(
             f"data.max_length: more than the model can attend to (found {wanted}); allowed: at most {able}"
         )
-    return wanted or min(int(able), LONGEST_BY_DEFAULT)
+    return wanted or min(able, LONGEST_BY_DEFAULT)
+
+
+def attends_to(config: Any, tokenizer: Any) -> int:
+    """How many tokens the model can attend to, by its config, or else by its tokenizer."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length)
 
 
 def forward_takes(model: Any, name: str) -> bool:

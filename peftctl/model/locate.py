@@ -17,13 +17,15 @@ from peftctl.recipe.schema import Recipe
 class Base:
     """A base model on this machine.
 
-    ``name`` is what plain peft is to load it by: the hub id, or the absolute folder. ``commit`` is the hub's.
+    ``name`` is what plain peft is to load it by: the hub id, or the absolute folder. ``commit`` is the hub's;
+    ``source`` the file that the folder was made from.
     """
 
     name: str
     folder: Path
     origin: Literal["folder", "gguf", "hub"]
     commit: str | None = None
+    source: Path | None = None
 
 
 def locate(recipe: Recipe, note: Callable[[str], None]) -> Base:
@@ -48,7 +50,7 @@ def locate(recipe: Recipe, note: Callable[[str], None]) -> Base:
     if path.suffix.lower() != ".gguf":
         raise UsageError(f"model.name: {path} is neither a folder nor a .gguf file")
     folder = gguf.plain_folder(path, note)
-    return Base(str(folder), folder, "gguf")
+    return Base(str(folder), folder, "gguf", source=path)
 
 
 def _check_folder(path: Path) -> None:

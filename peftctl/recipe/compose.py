@@ -44,6 +44,8 @@ def read_text(path: FilePath, max_bytes: int = MAX_BYTES) -> str:
     """The text of a recipe file. Raises RecipeError where it is absent, too large or not UTF-8."""
     place = Place(str(path))
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise RecipeError([Fault(place, "", "is a device or a pipe, not a recipe")])
         if path.is_file() and path.stat().st_size > max_bytes:
             raise RecipeError([Fault(place, "", "too large for a recipe", f"{path.stat().st_size:,} bytes", "100 kB")])
         return path.read_bytes().decode("utf-8-sig")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from peftctl.methods import METHODS
 from peftctl.recipe.schema import EvalSource, Recipe
@@ -28,6 +29,15 @@ def resolve(recipe: Recipe) -> Recipe:
         held_out = held_out.model_copy(update={"path": str(recipe.path(held_out.path))})
     recipe = recipe.with_settings("data", PATH, train=sources, eval=held_out)
     return recipe.with_settings("method", f"default for {method.name}", **method.resolve(recipe.method).model_dump())
+
+
+def resolve_data(recipe: Recipe, sha256: Callable[[Path], str]) -> Recipe:
+    """Every data file pinned to what it holds."""
+    train = tuple(source.model_copy(update={"sha256": sha256(Path(source.path))}) for source in recipe.data.train)
+    held_out = recipe.data.eval
+    if held_out is not None and held_out.path is not None:
+        held_out = held_out.model_copy(update={"sha256": sha256(Path(held_out.path))})
+    return recipe.with_settings("data", "from the files", train=train, eval=held_out)
 
 
 def resolve_model(

@@ -10,6 +10,8 @@ from peftctl.recipe.nodes import Document
 
 Rule = Callable[[Document], Iterator[Fault]]
 
+UNSCALED = ("sgd", "adafactor")
+
 
 def faults(document: Document) -> list[Fault]:
     """What breaks a rule between settings."""
@@ -36,7 +38,7 @@ def _one_eval_source(document: Document) -> Iterator[Fault]:
     for other in ways[1:]:
         yield _both(document, ("data", "eval", ways[0]), ("data", "eval", other), "both say which rows are held out")
     if ways and ways[0] != "path":
-        for key, default in (("format", "auto"), ("limit", None)):
+        for key, default in (("format", "auto"), ("limit", None), ("sha256", None)):
             if held_out.get(key, default) != default:
                 place, also = document.place(("data", "eval", key)), document.place(("data", "eval", ways[0]))
                 problem = "has no effect on rows taken from the training rows"
@@ -76,6 +78,21 @@ def _compile_needs_something(document: Document) -> Iterator[Fault]:
         yield Fault(place, "train.fast.compile", "has no effect with norm and lora off")
 
 
+def _trackers_differ(document: Document) -> Iterator[Fault]:
+    trackers = document.at(("track", "to"))
+    if isinstance(trackers, list) and len({str(name) for name in trackers}) < len(trackers):
+        yield Fault(document.place(("track", "to")), "track.to", "a tracker is repeated", str(trackers))
+
+
+def _rate_of_another_optimizer(document: Document) -> Iterator[Fault]:
+    """The methods' default rates are AdamW's: an optimizer that does not scale by its own gradients hardly moves."""
+    optimizer = document.at(("train", "optimizer"))
+    if optimizer in UNSCALED and not _written(document, ("train", "learning_rate")):
+        place, also = document.place(("train",)), document.place(("train", "optimizer"))
+        problem = f"is missing: its default is for AdamW, and {optimizer} needs another, larger one"
+        yield Fault(place, "train.learning_rate", problem, also=also)
+
+
 RULES: tuple[Rule, ...] = (
     _epochs_or_steps,
     _one_eval_source,
@@ -83,6 +100,8 @@ RULES: tuple[Rule, ...] = (
     _choices_differ,
     _project_needs_a_tracker,
     _compile_needs_something,
+    _trackers_differ,
+    _rate_of_another_optimizer,
 )
 
 

@@ -57,6 +57,11 @@ class Source(Settings):
     path: str = Field(min_length=1, description="A JSONL file. A relative path is looked up beside the recipe.")
     format: str = Field("auto", description="What a row means. `auto` takes the one format that fits its columns.")
     limit: int | None = Field(None, ge=1, description="Use only this many rows, from the start.")
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Refuse the file unless this is its SHA-256. The run's resolved.yaml pins it so.",
+    )
 
 
 class EvalSource(Settings):
@@ -67,6 +72,11 @@ class EvalSource(Settings):
     path: str | None = Field(None, min_length=1, description="A JSONL file of held-out rows.")
     format: str = Field("auto", description="What a row means, as for training rows.")
     limit: int | None = Field(None, ge=1, description="Use only this many rows, from the start.")
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="Refuse the file unless this is its SHA-256. The run's resolved.yaml pins it so.",
+    )
     split: float | None = Field(None, gt=0, lt=1, description="Hold out this share of the training rows.")
     count: int | None = Field(None, ge=1, description="Hold out this many of the training rows.")
 

@@ -11,7 +11,7 @@ from peftctl.atomic import inventory, publish_directory, sha256, write_json, wri
 from peftctl.data import batches, encode
 from peftctl.data.collate import Collator, pad_id
 from peftctl.data.order import derived_seed
-from peftctl.errors import MachineError
+from peftctl.errors import MachineError, UsageError
 from peftctl.evaluation.measure import Measurement
 from peftctl.events import Events, metrics_log
 from peftctl.methods import METHODS, DataFacts
@@ -63,7 +63,7 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
 
         if recipe.track.to:
             events.add(trackers.track(accelerator, session.recipe, run))
-        events.emit("stage", name="train", detail=f"{session.plan.steps} steps")
+        events.emit("stage", name="train", detail=f"{session.plan.steps} step{'s' if session.plan.steps > 1 else ''}")
         with session.fast.on(accelerator.unwrap_model(session.model)) as put_in:
             events.emit("fast", **put_in)
             loop.run(session, events)
@@ -89,8 +89,10 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
 
     task, method = TASKS[recipe.task.name], METHODS[recipe.method.name]
     train_examples, held_out_examples = encode.read(recipe)
+    recipe = resolve.resolve_data(recipe, sha256)
     events.emit("stage", name="model", detail=recipe.model.name)
     base = locate(recipe, lambda text: events.emit("warning", message=text))
+    identity.check_whole(base.folder)
     config, tokenizer = load.load_config(base, recipe.model), load.load_tokenizer(base, recipe.model)
     recipe = resolve.resolve_model(
         recipe,
@@ -118,6 +120,11 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         epochs=recipe.train.epochs,
         max_steps=recipe.train.max_steps,
     )
+    if recipe.eval.every and recipe.eval.every >= plan.steps:
+        raise UsageError(
+            f"eval.every: has no effect in a run of {plan.steps} steps (found {recipe.eval.every})",
+            "the end of training is always measured",
+        )
     facts = DataFacts(len(rows), rows.tokens, rows.supervised_tokens, rows.longest, plan.steps)
 
     model = load.load_model(base, recipe.model, task, recipe.model.dtype)
@@ -142,6 +149,8 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     tokens = recipe.train.micro_batch_tokens or 0
     collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)
     measure = Measurement(held_out, collate, longest, recipe.eval.choices or ()) if held_out else None
+    if measure:
+        measure.check()
     session = Session(
         recipe=recipe,
         task=task,
@@ -194,8 +203,9 @@ def manifest(
 ) -> dict[str, Any]:
     """What the run was, what it left, and how that was checked."""
     recipe = session.recipe
-    files = [Path(source.path) for source in recipe.data.train]
-    files += [Path(recipe.data.eval.path)] if recipe.data.eval and recipe.data.eval.path else []
+    files = {source.path: source.sha256 for source in recipe.data.train}
+    if recipe.data.eval and recipe.data.eval.path:
+        files[recipe.data.eval.path] = recipe.data.eval.sha256
     return {
         "manifest": MANIFEST_VERSION,
         "kind": "run",
@@ -207,7 +217,7 @@ def manifest(
         "targets": list(matched),
         "trainable_parameters": session.method.parameters(recipe.method, matched),
         "data": {
-            "files": {str(file): sha256(file) for file in files},
+            "files": files,
             "train": session.rows.facts(),
             "eval": session.measure.rows.facts() if session.measure else None,
         },

@@ -316,7 +316,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "a misspelt setting of a source",
         ("model: org/model\ndata:\n  train: {path: rows.jsonl, fromat: messages}\nmethod: lora\noutput: runs/x\n"),
         [
-            "recipe.yaml:3:29: data.train[0].fromat: no such setting; allowed: path, format, limit; did "
+            "recipe.yaml:3:29: data.train[0].fromat: no such setting; allowed: path, format, limit, sha256; did "
             "you mean format?",
         ],
     ),
@@ -326,7 +326,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:4:3: data.eval: says nothing of where held-out rows come from; allowed: one of "
             "path, split, count",
-            "recipe.yaml:4:10: data.eval.splt: no such setting; allowed: path, format, limit, split, "
+            "recipe.yaml:4:10: data.eval.splt: no such setting; allowed: path, format, limit, sha256, split, "
             "count; did you mean split?",
         ],
     ),

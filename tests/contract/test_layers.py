@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "peftctl"
 LAYERS = [
     "errors", "nearest", "cache", "crashlog", "events", "atomic", "quiet", "example", "settings",
     "text", "formats", "fast", "objectives", "tasks", "methods", "tables", "recipe", "model", "data", "starter",
-    "evaluation", "train", "generate", "run", "exporters", "console", "cli",
+    "evaluation", "train", "generate", "run", "exporters", "console", "outcomes", "cli",
 ]  # fmt: skip
 TABLES = ("formats", "objectives", "tasks", "methods", "exporters")
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "safetensors", "huggingface_hub"}

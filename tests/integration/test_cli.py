@@ -52,7 +52,7 @@ def test_train_json_prints_only_json(tmp_path: Path, tiny_model: Path) -> None:
     assert events[-1]["event"] == "done"
 
 
-def test_eval_measures_base_and_adapter_beside_the_commonest_answer(run: Path) -> None:
+def test_eval_measures_base_and_adapter_beside_the_majority(run: Path) -> None:
     code, out, _ = peftctl("eval", run, "--json")
     facts = json.loads(out)
     assert code == 0
@@ -62,7 +62,7 @@ def test_eval_measures_base_and_adapter_beside_the_commonest_answer(run: Path) -
     assert facts["base"]["majority"] == facts["adapter"]["majority"]
     assert facts["adapter"]["loss"] == pytest.approx(jobs.manifest(run)["metrics"]["loss"], rel=1e-6)
     code, out, _ = peftctl("eval", run)
-    assert [line.split()[0] for line in out.splitlines()] == ["10", "loss", "commonest", "base", "adapter"]
+    assert [line.split()[0] for line in out.splitlines()] == ["10", "loss", "majority", "base", "adapter"]
 
 
 def test_eval_of_the_base_shows_what_training_measured_of_the_adapter(run: Path) -> None:

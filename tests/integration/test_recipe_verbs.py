@@ -178,7 +178,8 @@ def test_init_asks_for_what_was_not_given(monkeypatch: pytest.MonkeyPatch) -> No
     import typer
 
     tiny.jsonl(Path("rows.jsonl"), tiny.chats(3))
-    answers = iter(["org/model", "rows.jsonl", "causal_lm", "lora"])
+    # What is wrong is asked again: there is no such file, and no such method.
+    answers = iter(["org/model", "rose.jsonl", "rows.jsonl", "causal_lm", "lroa", "lora", "runs/asked"])
     monkeypatch.setattr(typer, "prompt", lambda *_, **__: next(answers))
     monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda _: True})())
     from peftctl import cli

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from peftctl.errors import Fault, RecipeError
 from peftctl.methods.lora import LoraSettings
 from peftctl.recipe import Recipe, dump, dump_resolved, load, nodes, resolve
+from peftctl.recipe.rules import UNSCALED
 from peftctl.recipe.schema import (
     DataSettings,
     DtypeName,
@@ -57,15 +58,17 @@ def recipes(draw: st.DrawFn) -> Recipe:
     eval_rows = draw(maybe(held_out))
     lasting = draw(st.sampled_from(["epochs", "max_steps", "neither"]))
     choices = st.lists(text, min_size=2, max_size=4, unique=True).map(tuple)
+    optimizer = draw(st.sampled_from(get_args(OptimizerName)))
+    rate = number(0, 1e10, above=True)
     train = TrainSettings(
         epochs=draw(number(0, 1e3, above=True)) if lasting == "epochs" else None,
         max_steps=draw(many) if lasting == "max_steps" else None,
         batch_size=draw(many),
         micro_batch_tokens=draw(maybe(st.integers(8, 10**6))),
-        learning_rate=draw(maybe(number(0, 1e10, above=True))),
+        learning_rate=draw(rate if optimizer in UNSCALED else maybe(rate)),
         schedule=draw(st.sampled_from(get_args(ScheduleName))),
         warmup_ratio=draw(number(0, 1, below=True)),
-        optimizer=draw(st.sampled_from(get_args(OptimizerName))),
+        optimizer=optimizer,
         weight_decay=draw(number(0, 10)),
         gradient_checkpointing=draw(st.booleans()),
         seed=draw(st.integers(0, 2**32 - 1)),

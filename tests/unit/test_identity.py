@@ -30,6 +30,7 @@ def test_an_identity_names_every_weight_file(tmp_path: Path) -> None:
         "name": "owner/name",
         "origin": "hub",
         "commit": "c0ffee",
+        "source": None,
         "layout_sha256": identity.layout_sha256(tmp_path / "m"),
         "files": {"model.safetensors": {"size_bytes": file.stat().st_size, "sha256": atomic.sha256(file)}},
     }

@@ -87,7 +87,7 @@ def test_every_fault_is_reported_at_once_in_the_order_of_the_file(tmp_path: Path
         f"r.yaml:1:1: modle: no such setting; allowed: {TOP}; did you mean model?",
         f"r.yaml:1:1: output: {NEEDS}",
         "r.yaml:4:7: data.train[0].path: is missing",
-        "r.yaml:4:7: data.train[0].pth: no such setting; allowed: path, format, limit; did you mean path?",
+        "r.yaml:4:7: data.train[0].pth: no such setting; allowed: path, format, limit, sha256; did you mean path?",
         "r.yaml:5:7: data.train[0].limit: out of range (found 0); allowed: at least 1",
         "r.yaml:6:3: data.max_length: out of range (found 4); allowed: at least 8",
         "r.yaml:9:3: method.rank: must be a whole number (found 'eight')",
@@ -271,7 +271,7 @@ def test_a_fault_of_the_held_out_rows_is_said_exactly_so(tmp_path: Path, held_ou
     if fault is None:
         assert found == [
             "r.yaml:4:3: data.eval: says nothing of where held-out rows come from; allowed: one of path, split, count",
-            "r.yaml:4:10: data.eval.pth: no such setting; allowed: path, format, limit, split, count; "
+            "r.yaml:4:10: data.eval.pth: no such setting; allowed: path, format, limit, sha256, split, count; "
             "did you mean path?",
         ]
     else:

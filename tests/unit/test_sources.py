@@ -128,7 +128,7 @@ def test_an_absent_file_names_the_nearest_that_is_there(tmp_path: Path) -> None:
         f"{tmp_path}/row.jsonl: cannot be read: No such file or directory\nhint: did you mean {tmp_path}/rows.jsonl?"
     )
     assert refused(tmp_path / "no" / "rows.jsonl").hint == ""
-    assert refused(tmp_path).message == f"{tmp_path}: cannot be read: Is a directory"
+    assert refused(tmp_path).message == f"{tmp_path}: is a folder, not a file of rows"
 
 
 @pytest.mark.parametrize("line", [b"[" * 100_000, b'{"prompt": ' + b"9" * 5000 + b', "completion": "c"}'])
