@@ -260,6 +260,116 @@ def test_held_out_rows_that_changed_since_training_are_refused(tmp_path: Path, t
     assert peftctl("eval", made, "--data", rows)[0] == 0
 
 
+def test_a_base_with_other_bytes_is_refused_although_its_tensors_look_the_same(tmp_path: Path) -> None:
+    base = tiny.save(tmp_path / "base")
+    made, _ = jobs.train(tmp_path, base)
+    weights = base / "model.safetensors"
+    held = bytearray(weights.read_bytes())
+    held[-2] ^= 1
+    weights.write_bytes(held)
+    for verb in (["eval", made, "--data", tmp_path / "train.jsonl"], ["generate", made, "hi"]):
+        code, _, err = peftctl(*verb)
+        assert code == 2
+        assert "is not the base model this run was trained on" in err
+
+
+def test_a_base_that_moved_is_named_and_must_be_the_same(tmp_path: Path) -> None:
+    base = tiny.save(tmp_path / "base")
+    made, _ = jobs.train(tmp_path, base)
+    base.rename(tmp_path / "moved")
+    rows = tmp_path / "train.jsonl"
+    assert peftctl("eval", made, "--data", rows)[0] == 2
+    assert peftctl("eval", made, "--data", rows, "--base", tmp_path / "moved")[0] == 0
+    other = tiny.save(tmp_path / "other", tiny.llama(seed=5))
+    code, _, err = peftctl("eval", made, "--data", rows, "--base", other)
+    assert code == 2
+    assert "is not the base model this run was trained on" in err
+
+
+def test_weights_cut_short_are_found_before_anything_is_read(tmp_path: Path) -> None:
+    base = tiny.save(tmp_path / "base")
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (tmp_path / "r.yaml").write_text(jobs.recipe_text(tmp_path, base))
+    code, _, err = peftctl("train", tmp_path / "r.yaml")
+    assert code == 2
+    assert f"{weights} is not whole" in err
+
+
+@pytest.mark.parametrize(
+    ("sections", "code", "said"),
+    [
+        ({"eval": {"choices": ["odd", "perhaps"]}}, 3, "which is none of eval.choices"),
+        ({"eval": {"every": 3}}, 2, "eval.every: has no effect in a run of 3 steps (found 3)"),
+    ],
+)
+def test_what_would_fail_after_training_fails_before(
+    tmp_path: Path, tiny_model: Path, sections: dict[str, object], code: int, said: str
+) -> None:
+    data = {"train": "train.jsonl", "eval": "eval.jsonl"}
+    tiny.jsonl(tmp_path / "eval.jsonl", tiny.chats(8, seed=1))
+    (tmp_path / "r.yaml").write_text(jobs.recipe_text(tmp_path, tiny_model, data=data, **sections))
+    found, _, err = peftctl("train", tmp_path / "r.yaml")
+    assert found == code, err
+    assert said in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resolved_recipe_refuses_rows_that_changed(tmp_path: Path, tiny_model: Path) -> None:
+    made, _ = jobs.train(tmp_path, tiny_model)
+    assert peftctl("train", made / "resolved.yaml", "--output", tmp_path / "again")[0] == 0
+    rows = tmp_path / "train.jsonl"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[1:]))
+    code, _, err = peftctl("train", made / "resolved.yaml", "--output", tmp_path / "third")
+    assert code == 3
+    assert f"{rows}: is not the file that the recipe pins" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["hi", "--top-p", "0.5"], "--top-p: has no effect at --temperature 0"),
+        (["hi", "--seed", "1"], "--seed: has no effect at --temperature 0"),
+        (["so " * 600], "PROMPT: more than the model can attend to"),
+        ([b"\xff\xfe".decode("utf-8", "surrogateescape")], "PROMPT: not UTF-8 text"),
+    ],
+)
+def test_a_prompt_that_will_not_do_is_refused(run: Path, arguments: list[str], said: str) -> None:
+    code, _, err = peftctl("generate", run, *arguments)
+    assert code == 2
+    assert said in err
+
+
+def test_a_text_ends_where_the_model_s_context_does(run: Path) -> None:
+    code, _, err = peftctl("generate", run, "so " * 160, "--max-new-tokens", 100_000)
+    assert code == 0
+    assert "tokens fit behind this prompt" in err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device", "/x"),
+        PermissionError(13, "Permission denied", "/x"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError([("a", "b", "[Errno 28] No space left on device: 'b'")]),
+    ],
+    ids=str,
+)
+def test_the_machine_s_faults_are_no_bugs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from peftctl.exporters import export
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(export, "export", fails)
+    code, _, err = peftctl("export", run, tmp_path / "out", "--to", "adapter")
+    assert code == 4
+    assert "cannot be read or written" in err
+
+
 def test_ctrl_c_exits_130_and_a_second_process_is_kept_out(tmp_path: Path, tiny_model: Path) -> None:
     """One long run in a process of its own; while it trains, another is refused; then it is interrupted."""
     (tmp_path / "r.yaml").write_text(jobs.recipe_text(tmp_path, tiny_model, train={"epochs": 100_000}))

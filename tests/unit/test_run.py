@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,3 +131,28 @@ def test_a_file_is_no_place_for_a_run(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(UsageError, match=f"output: {path} is a file, or lies below one"), claimed(path):
             pass
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"temperature": -1.0}, "temperature: out of range (found -1.0); allowed: at least 0"),
+        ({"top_p": 5.0}, "top_p: out of range (found 5.0); allowed: 0 to 1"),
+        ({"seed": -1}, "seed: out of range (found -1); allowed: 0 to 4294967295"),
+        ({"max_new_tokens": 0}, "max_new_tokens: out of range (found 0); allowed: at least 1"),
+    ],
+)
+def test_sampling_out_of_range_is_refused(keywords: dict[str, Any], said: str) -> None:
+    from peftctl.generate import Sampling
+
+    with pytest.raises(UsageError) as error:
+        Sampling(**keywords)
+    assert error.value.message == said
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "user"}], [{"role": "bot", "content": "x"}], ["hi"]])
+def test_messages_that_are_none_are_refused(messages: Any) -> None:
+    from peftctl.run import _turns
+
+    with pytest.raises(UsageError, match="PROMPT: "):
+        _turns(messages)
