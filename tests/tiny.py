@@ -47,20 +47,7 @@ def llama(seed: int = 0, **changes: Any) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    settings: dict[str, Any] = {
-        "vocab_size": 259 + 5,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": 258,
-        "pad_token_id": 258,
-        "initializer_range": 0.2,
-    }
+    settings: dict[str, Any] = {**SIZES, "tie_word_embeddings": True, "initializer_range": 0.2}
     torch.manual_seed(seed)
     return LlamaForCausalLM(LlamaConfig(**(settings | changes)))
 
