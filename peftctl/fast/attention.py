@@ -7,11 +7,15 @@ On a CPU a row is taken in blocks of queries against all keys up to their own, a
 
 Heads that share keys (grouped-query attention) are further rows of the same product. Probabilities are kept for the
 backward pass where rows are short and made again where they are long. On CUDA, torch's variable-length attention.
+
+A row's last block is rounded up to ``ALIGN`` queries. What it reads past the row's end is masked or thrown away, so
+the products of rows of any length have few shapes: oneDNN prepares, and keeps, a program for every shape it meets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -19,12 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftctl.fast.linear import Group
-from peftctl.fast.tiles import tiles
+from peftctl.fast.linear import ALIGN
 
 BLOCK = 128  # queries a product; what is computed of a row's upper triangle in vain is at most half a block wide
 KEPT = 1024  # longest row whose probabilities are kept: they grow with its square
-TILE = 256
 
 Bounds = Sequence[int]
 
@@ -32,15 +34,16 @@ Bounds = Sequence[int]
 def attend(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, out: Tensor) -> list[Tensor]:
     """Causal attention of each row, into ``out``. Returns the probabilities that are kept for the backward pass.
 
-    ``q``, ``out`` [key heads, queries a key head, tokens, width]; ``k`` (scaled), ``v`` [key heads, tokens, width].
-    ``bounds``: where rows begin, and the end of the last.
+    ``q`` [key heads, queries a key head, room, width]; ``k`` (scaled), ``v`` [key heads, room, width], finite also
+    behind the last row, where they need room for ``ALIGN`` more; ``out`` [key heads, queries a key head, tokens,
+    width]. ``bounds``: where rows begin, and the end of the last.
     """
     kept: list[Tensor] = []
-    for first, start, stop, keep in _blocks(bounds):
-        shares = _shares(_queries(q, start, stop), k, first, start, stop)
-        part = torch.bmm(shares, v.narrow(1, first, stop - first))
-        out.narrow(2, start, stop - start).copy_(part.view(len(q), -1, stop - start, q.shape[3]))
-        if keep:
+    for block in _blocks(bounds):
+        shares = _shares(_queries(q, block), k, block)
+        made = torch.bmm(shares, v.narrow(1, block.first, block.keys)).view(len(q), -1, block.size, q.shape[3])
+        out.narrow(2, block.start, block.tokens).copy_(made.narrow(2, 0, block.tokens))
+        if block.keep:
             kept.append(shares)
     return kept
 
@@ -48,42 +51,77 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, out: Tensor) -> list
 def attend_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, kept: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``attend`` with respect to q (its dtype), the scaled k, and v (float32)."""
+    """Gradients of ``attend`` with respect to q (its dtype), the scaled k, and v (float32), with the same room."""
     dq = torch.empty_like(q)
     dk = torch.zeros(k.shape, dtype=torch.float32, device=k.device)
     dv = torch.zeros_like(dk)
     saved = iter(kept)
-    for first, start, stop, keep in _blocks(bounds):
-        queries, grads = _queries(q, start, stop), _queries(dout, start, stop)
-        shares = next(saved) if keep else _shares(queries, k, first, start, stop)
-        keys, values = k.narrow(1, first, stop - first), v.narrow(1, first, stop - first)
+    for block in _blocks(bounds):
+        queries, grads = _queries(q, block), _gradients(dout, block)
+        shares = next(saved) if block.keep else _shares(queries, k, block)
+        keys, values = k.narrow(1, block.first, block.keys), v.narrow(1, block.first, block.keys)
         dshares = torch.bmm(grads, values.transpose(1, 2))
         dscores = torch.ops.aten._softmax_backward_data(dshares, shares, -1, shares.dtype)
-        part = torch.bmm(dscores, keys).view(len(q), -1, stop - start, q.shape[3])
-        dq.narrow(2, start, stop - start).copy_(part)
-        dk.narrow(1, first, stop - first).add_(torch.bmm(dscores.transpose(1, 2), queries))
-        dv.narrow(1, first, stop - first).add_(torch.bmm(shares.transpose(1, 2), grads))
+        made = torch.bmm(dscores, keys).view(len(q), -1, block.size, q.shape[3])
+        dq.narrow(2, block.start, block.tokens).copy_(made.narrow(2, 0, block.tokens))
+        dk.narrow(1, block.first, block.keys).add_(torch.bmm(dscores.transpose(1, 2), queries))
+        dv.narrow(1, block.first, block.keys).add_(torch.bmm(shares.transpose(1, 2), grads))
     return dq, dk, dv
 
 
-def _blocks(bounds: Bounds) -> Iterator[tuple[int, int, int, bool]]:
-    """For every block of queries: its row's beginning, its own, its end, and whether its probabilities are kept."""
+def with_room(x: Tensor, dim: int) -> Tensor:
+    """A copy of ``x`` with room behind the last token, filled with zeros."""
+    shape = list(x.shape)
+    shape[dim] += ALIGN
+    made = x.new_empty(shape)
+    made.narrow(dim, 0, x.shape[dim]).copy_(x)
+    made.narrow(dim, x.shape[dim], ALIGN).zero_()
+    return made
+
+
+@dataclass(frozen=True)
+class _Block:
+    """``tokens`` queries from ``start``, of a row that begins at ``first``; ``size`` with those past the row's end."""
+
+    first: int
+    start: int
+    tokens: int
+    keep: bool
+
+    @property
+    def size(self) -> int:
+        return -(-self.tokens // ALIGN) * ALIGN
+
+    @property
+    def keys(self) -> int:
+        return self.start - self.first + self.size
+
+
+def _blocks(bounds: Bounds) -> Iterator[_Block]:
     for first, last in pairwise(bounds):
         for start in range(first, last, BLOCK):
-            yield first, start, min(start + BLOCK, last), last - first <= KEPT
+            yield _Block(first, start, min(BLOCK, last - start), last - first <= KEPT)
 
 
-def _queries(x: Tensor, start: int, stop: int) -> Tensor:
-    """Tokens ``start`` to ``stop`` of all queries of a key head: [key heads, queries a key head * tokens, width]."""
-    return x.narrow(2, start, stop - start).reshape(len(x), -1, x.shape[3])
+def _queries(x: Tensor, block: _Block) -> Tensor:
+    """The block's of all queries of a key head: [key heads, queries a key head * size, width]."""
+    return x.narrow(2, block.start, block.size).reshape(len(x), -1, x.shape[3])
 
 
-def _shares(queries: Tensor, k: Tensor, first: int, start: int, stop: int) -> Tensor:
-    """The block's probabilities, [key heads, queries a key head * tokens, keys from ``first`` to ``stop``]."""
-    scores = torch.bmm(queries, k.narrow(1, first, stop - first).transpose(1, 2))
-    tokens = stop - start
-    triangle = _triangle(tokens, queries.shape[1] // tokens, queries.dtype, queries.device)
-    scores.narrow(2, start - first, tokens).add_(triangle)
+def _gradients(dout: Tensor, block: _Block) -> Tensor:
+    """The block's as ``_queries`` lays them out, zero past the row's end: queries there have no part in anything."""
+    if block.tokens == block.size:
+        return _queries(dout, block)
+    made = dout.new_zeros(*dout.shape[:2], block.size, dout.shape[3])
+    made.narrow(2, 0, block.tokens).copy_(dout.narrow(2, block.start, block.tokens))
+    return made.flatten(1, 2)
+
+
+def _shares(queries: Tensor, k: Tensor, block: _Block) -> Tensor:
+    """The block's probabilities, [key heads, queries a key head * size, keys]."""
+    scores = torch.bmm(queries, k.narrow(1, block.first, block.keys).transpose(1, 2))
+    triangle = _triangle(block.size, queries.shape[1] // block.size, queries.dtype, queries.device)
+    scores.narrow(2, block.start - block.first, block.size).add_(triangle)
     return torch.softmax(scores, dim=-1)
 
 
@@ -100,8 +138,8 @@ class _Packed(torch.autograd.Function):  # type: ignore[misc]  # torch is untype
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bounds: Bounds, scale: float) -> Tensor:
         key_heads, width = key.shape[1], query.shape[3]
-        q = query[0].reshape(key_heads, -1, query.shape[2], width)
-        k, v = key[0] * scale, value[0].contiguous()
+        q = with_room(query[0], 1).view(key_heads, -1, query.shape[2] + ALIGN, width)
+        k, v = with_room(key[0], 1).mul_(scale), with_room(value[0], 1)
         out = query.new_empty(query.shape[2], *q.shape[:2], width)
         kept = attend(q, k, v, bounds, out.permute(1, 2, 0, 3))
         ctx.save_for_backward(q, k, v, *kept)
@@ -111,9 +149,11 @@ class _Packed(torch.autograd.Function):  # type: ignore[misc]  # torch is untype
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *kept = ctx.saved_tensors
-        dout = grads[0][0].reshape(q.shape[2], *q.shape[:2], q.shape[3]).permute(1, 2, 0, 3)
+        tokens = q.shape[2] - ALIGN
+        dout = grads[0][0].reshape(tokens, *q.shape[:2], q.shape[3]).permute(1, 2, 0, 3)
         dq, dk, dv = attend_backward(dout, q, k, v, ctx.bounds, kept)
-        return dq.flatten(0, 1)[None], dk.mul_(ctx.scale).to(k.dtype)[None], dv.to(v.dtype)[None], None, None
+        dq, dk, dv = dq.flatten(0, 1)[:, :tokens], dk[:, :tokens].mul_(ctx.scale), dv[:, :tokens]
+        return dq[None], dk.to(k.dtype)[None], dv.to(v.dtype)[None], None, None
 
 
 def packed(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: int, scale: float) -> Tensor:
@@ -132,91 +172,3 @@ def packed(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, longest: i
         return out[None]
     made: Tensor = _Packed.apply(query, key, value, bounds.tolist(), scale)
     return made
-
-
-class _Rotary(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
-    """Rotary positions and attention in one, from the projections' joint output to the output projection's input.
-
-        y = x * cos + (x R) * sin        with R the half turn, x R = [-x2 | x1]
-
-    The half turn is a product with a matrix of ones and zeros, which is exact and, on matrix units, the cheapest.
-    """
-
-    @staticmethod
-    def forward(  # noqa: PLR0913 - autograd takes no containers
-        ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, bounds: Bounds, shape: tuple[int, int, int], scale: float,
-        group: Group,
-    ) -> Tensor:  # fmt: skip
-        heads, key_heads, width = shape
-        tokens, turned = len(qkv), heads + key_heads
-        by_head = qkv.view(tokens, turned + key_heads, width).transpose(0, 1)
-        turn = _half_turn(width, qkv.dtype, qkv.device)
-        qk = qkv.new_empty(turned, tokens, width)
-        for part in tiles(qkv, TILE):
-            straight = by_head[:turned, part].contiguous()
-            half_turned = (straight.view(-1, width) @ turn).view(straight.shape)
-            qk[:, part] = straight.mul_(cos[part]).addcmul_(half_turned, sin[part])
-        q, k = qk[:heads].view(key_heads, -1, tokens, width), qk[heads:].mul_(scale)
-        v = by_head[turned:].contiguous()
-        room = group.room(tokens, qkv)
-        out = room[:, : heads * width].view(tokens, key_heads, -1, width).permute(1, 2, 0, 3)
-        kept = attend(q, k, v, bounds, out)
-        ctx.save_for_backward(qk, v, cos, sin, *kept)
-        ctx.bounds, ctx.scale, ctx.shape = bounds, scale, shape
-        return room
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        qk, v, cos, sin, *kept = ctx.saved_tensors
-        heads, key_heads, width = ctx.shape
-        tokens = qk.shape[1]
-        q, k = qk[:heads].view(key_heads, -1, tokens, width), qk[heads:]
-        dout = grads[0][:, : heads * width].view(tokens, key_heads, -1, width).permute(1, 2, 0, 3)
-        dq, dk, dv = attend_backward(dout, q, k, v, ctx.bounds, kept)
-        turn = _half_turn(width, q.dtype, q.device)
-        dqkv = q.new_empty(tokens, heads + 2 * key_heads, width)
-        by_head = dqkv.transpose(0, 1)
-        dq, dk = dq.view(heads, tokens, width), dk.mul_(ctx.scale)
-        for part in tiles(dqkv, TILE):
-            dturned = torch.cat((dq[:, part], dk[:, part].to(q.dtype)))
-            back = ((dturned * sin[part]).view(-1, width) @ turn).view(dturned.shape)
-            by_head[: heads + key_heads, part] = dturned.mul_(cos[part]).sub_(back)  # R transposed is -R
-        by_head[heads + key_heads :] = dv
-        return dqkv.view(tokens, -1), None, None, None, None, None, None
-
-
-def rotary(
-    qkv: Tensor, cos: Tensor, sin: Tensor, bounds: Tensor, shape: tuple[int, int, int], scale: float, group: Group
-) -> Tensor:
-    """From queries, keys and values side by side to attention's output, written into the room of ``group``.
-
-    ``qkv`` [tokens, (heads + 2 key heads) * width]; ``cos``, ``sin`` [tokens, width]; ``shape``: heads, key heads and
-    width. Su et al. 2021, https://arxiv.org/abs/2104.09864
-    """
-    made: Tensor = _Rotary.apply(qkv, cos, sin, bounds.tolist(), shape, scale, group)
-    return made
-
-
-def rotary_varlen(
-    qkv: Tensor, cos: Tensor, sin: Tensor, bounds: Tensor, longest: int, shape: tuple[int, int, int], scale: float
-) -> Tensor:
-    """The same on CUDA, [tokens, heads * width]: the rotation as plain products, then torch's attention."""
-    heads, key_heads, width = shape
-    sizes = (heads * width, key_heads * width, key_heads * width)
-    query, key, value = (part.view(len(qkv), -1, width) for part in qkv.split(sizes, dim=1))
-    c, s = cos[:, None], sin[:, None]
-
-    def turned(x: Tensor) -> Tensor:
-        one, two = x.chunk(2, dim=-1)
-        return x * c + torch.cat((-two, one), dim=-1) * s
-
-    q, k, v = (each.transpose(0, 1)[None] for each in (turned(query), turned(key), value))
-    return packed(q, k, v, bounds, longest, scale).reshape(len(qkv), heads * width)
-
-
-@lru_cache(maxsize=16)
-def _half_turn(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """R with x R = [-x2 | x1] for the halves of x: [width, width]."""
-    half = torch.eye(width // 2, dtype=dtype, device=device)
-    none = torch.zeros_like(half)
-    return torch.cat((torch.cat((none, half), dim=1), torch.cat((-half, none), dim=1)))

@@ -18,14 +18,15 @@ def gated(both: Tensor, group: Group, *, compile: bool = False) -> Tensor:
     return made
 
 
-def _forward(g: Tensor, u: Tensor) -> Tensor:
-    return silu(g) * u
+def _forward(out: Tensor, g: Tensor, u: Tensor) -> None:
+    out.copy_(silu(g) * u)
 
 
-def _backward(dh: Tensor, g: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    share = torch.sigmoid(g.float())
+def _backward(of_g: Tensor, of_u: Tensor, dh: Tensor, g: Tensor, u: Tensor) -> None:
+    wide, share = dh.float(), torch.sigmoid(g.float())
     activated = g * share
-    return (dh * u * (share + activated * (1 - share))).to(g.dtype), (dh * activated).to(u.dtype)
+    of_g.copy_(wide * u * (share + activated * (1 - share)))
+    of_u.copy_(wide * activated)
 
 
 class _Gated(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
@@ -33,13 +34,14 @@ class _Gated(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped
     def forward(ctx: Any, both: Tensor, group: Group, compile: bool) -> Tensor:
         g, u = both.chunk(2, dim=-1)
         room = group.room(len(both), both)
+        out = room[:, : group.inputs]
         ctx.compile = compile
         if compile:
-            room[:, : group.inputs] = compiled(_forward)(g, u)
+            compiled(_forward)(out, g, u)
             ctx.save_for_backward(both)
         else:
             activated = silu(g)
-            torch.mul(activated, u, out=room[:, : group.inputs])
+            torch.mul(activated, u, out=out)
             ctx.save_for_backward(both, activated)
         return room
 
@@ -51,9 +53,7 @@ class _Gated(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped
         out = torch.empty_like(both)
         of_g, of_u = out.chunk(2, dim=-1)
         if ctx.compile:
-            made_g, made_u = compiled(_backward)(dh, g, u)
-            of_g.copy_(made_g)
-            of_u.copy_(made_u)
+            compiled(_backward)(of_g, of_u, dh, g, u)
         else:
             torch.mul(dh, rest[0], out=of_u)
             torch.ops.aten.silu_backward.grad_input(dh * u, g, grad_input=of_g)

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftctl.fast import attention
 from peftctl.fast.equal import lively, random, same
 from peftctl.fast.gate import gated
 from peftctl.fast.linear import Adapted, Group
 from peftctl.fast.norm import rms_norm
+from peftctl.fast.rotary import rotary, rotary_varlen
 
 # Two rows, so that one which sees the other shows.
 PROBE_BOUNDS = (0, 9, 15)
@@ -62,12 +62,12 @@ def install(model: nn.Module, low_rank: LowRankOf, *, norm: bool, lora: bool, pa
     installed = Installed()
     verdicts: dict[Any, bool] = {}
     grouped: set[nn.Module] = set()
-    feed_forward = partial(_feed_forward, compile=compile)
+    attention, feed_forward = partial(_attention, compile=compile), partial(_feed_forward, compile=compile)
     for module in list(model.modules()):
         if norm and (offset := _norm_offset(module, verdicts)) is not None:
             _put_norm(installed, module, offset, compile)
         if lora and packed and (parts := _attention_parts(module, low_rank)):
-            put = _put_if_equal(installed, "attention", module, parts, verdicts, _attention, _attention_inputs)
+            put = _put_if_equal(installed, "attention", module, parts, verdicts, attention, _attention_inputs)
         elif lora and (parts := _feed_forward_parts(module, low_rank)):
             put = _put_if_equal(installed, "mlp", module, parts, verdicts, feed_forward, _linear_inputs)
         else:
@@ -149,7 +149,7 @@ def _feed_forward_parts(module: Any, low_rank: LowRankOf) -> Parts | None:
     return [[gate, up], [down]]
 
 
-def _attention(module: Any, groups: tuple[Group, ...]) -> Callable[..., Any]:
+def _attention(module: Any, groups: tuple[Group, ...], *, compile: bool) -> Callable[..., Any]:
     joint, output = groups
     width = int(module.head_dim)
     shape = (joint.splits[0] // width, joint.splits[1] // width, width)
@@ -175,9 +175,9 @@ def _attention(module: Any, groups: tuple[Group, ...]) -> Callable[..., Any]:
         cos, sin = position_embeddings
         qkv = joint(hidden_states)[0]
         if qkv.is_cuda:
-            mixed = attention.rotary_varlen(qkv, cos[0], sin[0], bounds, kwargs["max_length_q"], shape, module.scaling)
+            mixed = rotary_varlen(qkv, cos[0], sin[0], bounds, kwargs["max_length_q"], shape, module.scaling)
             return output(mixed)[None], None
-        room = attention.rotary(qkv, cos[0], sin[0], bounds, shape, module.scaling, output)
+        room = rotary(qkv, (cos[0], sin[0]), bounds, shape, module.scaling, output, compile=compile)
         return output.of_wide(room)[None], None
 
     return forward

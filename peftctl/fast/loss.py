@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from peftctl.fast.linear import ALIGN
 from peftctl.fast.tiles import tiles
 
 CHUNK = 256
@@ -36,7 +37,7 @@ def scores(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
     right = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
     with torch.no_grad():
         for part in _chunks(len(hidden)):
-            logits = (hidden[part] @ head.T).float()
+            logits = (_rounded(hidden[part]) @ head.T)[: part.stop - part.start].float()
             chosen = logits.gather(1, targets[part, None]).squeeze(1)
             losses[part] = logits.logsumexp(dim=1) - chosen
             right[part] = logits.argmax(dim=1) == targets[part]
@@ -48,20 +49,26 @@ def _chunks(tokens: int) -> Iterator[slice]:
         yield slice(start, min(start + CHUNK, tokens))
 
 
+def _rounded(hidden: Tensor) -> Tensor:
+    """With zeros below, up to a multiple of ``ALIGN`` rows: few shapes, see ``attention``."""
+    missing = -len(hidden) % ALIGN
+    return nn.functional.pad(hidden, (0, 0, 0, missing)) if missing else hidden
+
+
 class _WeightedSum(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         total = torch.zeros((), device=hidden.device)
         grads = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        size = min(CHUNK, len(hidden))
+        size = min(CHUNK, -(-len(hidden) // ALIGN) * ALIGN)
         logits_of = torch.empty(size, len(head), dtype=head.dtype, device=head.device)
         for part in _chunks(len(hidden)):
-            logits = logits_of[: part.stop - part.start]
-            torch.mm(hidden[part], head.T, out=logits)
-            losses = _shares_in_place(logits, targets[part])
+            tokens = part.stop - part.start
+            logits = torch.mm(_rounded(hidden[part]), head.T, out=logits_of[: -(-tokens // ALIGN) * ALIGN])
+            losses = _shares_in_place(logits[:tokens], targets[part])
             total += (losses * weights[part]).sum()
             if grads is not None:
-                torch.mm(logits, head, out=grads[part])
+                grads[part] = (logits @ head)[:tokens]
         if grads is not None:
             ctx.save_for_backward(grads.mul_(weights[:, None]))
         return total

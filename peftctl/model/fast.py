@@ -13,6 +13,8 @@ from peftctl.model.profile import Profile
 from peftctl.recipe.schema import FastSettings
 from peftctl.tasks import Layout
 
+MULTIPLE = 32  # tokens a packed micro-batch is filled up to a multiple of
+
 
 @dataclass(frozen=True)
 class FastPaths:
@@ -29,7 +31,7 @@ class FastPaths:
     def layout(self, pad_id: int) -> Layout:
         """How batches are laid out for a model that these paths are in."""
         head = self.profile.head if self.settings.loss else None
-        return Layout(pad_id, self.profile.slices_logits, self.packed, head)
+        return Layout(pad_id, self.profile.slices_logits, self.packed, MULTIPLE, head)
 
     @contextmanager
     def on(self, model: Any) -> Iterator[dict[str, Any]]:

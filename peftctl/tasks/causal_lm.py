@@ -46,13 +46,14 @@ class CausalLM:
         import torch
 
         if layout.packed:
-            starts = list(accumulate((len(row) for row in rows), initial=0))
-            ids = torch.tensor([[token for row in rows for token in row.ids]])
-            grid = torch.tensor([[weight for row in rows for weight in (0.0, *row.weights[1:])]])
-            bounds, longest = torch.tensor(starts, dtype=torch.int32), max(len(row) for row in rows)
+            filling = -sum(len(row) for row in rows) % layout.multiple
+            lengths = [len(row) for row in rows] + ([filling] if filling else [])
+            ids = torch.tensor([[token for row in rows for token in row.ids] + [layout.pad_id] * filling])
+            grid = torch.tensor([[weight for row in rows for weight in (0.0, *row.weights[1:])] + [0.0] * filling])
+            bounds, longest = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), max(lengths)
             inputs: dict[str, Any] = {
                 "input_ids": ids,
-                "position_ids": torch.cat([torch.arange(len(row)) for row in rows])[None],
+                "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
                 "cu_seq_lens_q": bounds,
                 "cu_seq_lens_k": bounds,
                 "max_length_q": longest,

@@ -16,6 +16,8 @@ Batch = Mapping[str, Any]
 class Layout:
     """How rows become one tensor: padded to the longest, or ``packed`` end to end; ``pad_id`` fills what is padded.
 
+    Packed rows are followed by a row of filling up to a multiple of ``multiple`` tokens: what products of a new shape
+    need is prepared, and kept, for every shape, and multiples are what matrix units take.
     ``slices_logits``: the model's forward takes ``logits_to_keep``. ``head``: where its output head can be applied
     apart from it (see ``model.head``), else None.
     """
@@ -23,6 +25,7 @@ class Layout:
     pad_id: int
     slices_logits: bool = False
     packed: bool = False
+    multiple: int = 1
     head: Any = None
 
 

@@ -71,7 +71,7 @@ def test_the_loss_of_a_batch_is_that_of_its_rows_alone(slices: bool, apart: bool
             right.append(
                 sum(row.weights[at] * float(logp[at - 1].argmax() == row.ids[at]) for at in range(1, len(row)))
             )
-        layout = Layout(9, slices, packed, Head(plain_head(model)) if apart else None)
+        layout = Layout(9, slices, packed, head=Head(plain_head(model)) if apart else None)
         with packed_attention(model) if packed else nullcontext():
             made = objective.step(model, TASK.collate(ROWS, layout))
             metrics = TASK.metrics(model, TASK.collate(ROWS, layout))

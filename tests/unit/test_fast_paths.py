@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from peftctl.data.collate import Collator
-from peftctl.fast import attention, gate, linear, loss, norm
+from peftctl.fast import attention, gate, install, linear, loss, norm
 from peftctl.methods import METHODS, DataFacts, LowRank
 from peftctl.model import attach, targets
 from peftctl.model.fast import FastPaths
@@ -297,8 +297,8 @@ def test_grouped_layers_give_what_they_give_alone(ranks: tuple[int, ...]) -> Non
 
 
 def test_a_function_that_differs_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = attention.rotary
-    monkeypatch.setattr(attention, "rotary", lambda *arguments: right(*arguments) * 1.01)
+    right = install.rotary
+    monkeypatch.setattr(install, "rotary", lambda *arguments, **rest: right(*arguments, **rest) * 1.01)
     _, _, put_in = outcome(adapted("llama", torch.float32), only(*PATHS))
     assert put_in["left"] == ["LlamaAttention"]
     assert put_in["replaced"] == {"norm": 5, "mlp": 2, "linear": 8}
