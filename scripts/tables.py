@@ -102,7 +102,8 @@ def _works(method: Any, task: Any) -> str:
         for step in range(3):
             model(input_ids=ids).logits.square().mean().backward()
             optimizer.step()
-            method.after_update(model, step)
+            if method.after_update:
+                method.after_update(model, step)
             optimizer.zero_grad()
         inputs = {"input_ids": ids}
         trained = adapter.logits(model, inputs)

@@ -22,12 +22,26 @@ class Collator:
     device: Any
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
+        return self.on_device(self.on_host(rows))
+
+    def on_host(self, rows: Sequence[Encoded]) -> Batch:
+        """The rows' tensors in host memory, pinned where they are to be copied to a GPU."""
+        from torch.utils._pytree import tree_map_only
+
+        batch = self.task.collate(rows, self.layout)
+        if self.device.type != "cuda":
+            return batch
+        import torch
+
+        pinned: Batch = tree_map_only(torch.Tensor, lambda tensor: tensor.pin_memory(), dict(batch))
+        return pinned
+
+    def on_device(self, batch: Batch) -> Batch:
+        """The same on the device, where the copy need not be waited for."""
         from accelerate.utils import send_to_device
 
-        batch = dict(self.task.collate(rows, self.layout))
-        head = batch.pop("head", None)
-        moved: Batch = {**send_to_device(batch, self.device), "head": head}
-        return moved
+        moved: Batch = send_to_device({**batch, "head": None}, self.device, non_blocking=True)
+        return {**moved, "head": batch["head"]}
 
     def groups(self, rows: Sequence[Encoded]) -> list[list[int]]:
         """The micro-batches of ``rows``, as lists of indices."""

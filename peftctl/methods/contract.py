@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
@@ -103,5 +103,6 @@ class Method(Protocol):
     def low_rank(self, layer: Any) -> LowRank | None:
         """What the method has made of a linear layer, where that is a low-rank update and nothing else; else None."""
 
-    def after_update(self, model: Any, step: int) -> None:
-        """Called after the optimizer's update of ``step`` and before gradients are cleared."""
+    @property
+    def after_update(self) -> Callable[[Any, int], None] | None:
+        """What follows the optimizer's update, before gradients are cleared, given model and step; None for nothing."""

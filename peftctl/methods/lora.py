@@ -44,6 +44,7 @@ class Lora:
     peft_type: str = "LORA"
     settings: type[MethodSettings] = LoraSettings
     artifact: Literal["adapter", "model"] = "adapter"
+    after_update: None = None
     # Ten times the usual rate of full fine-tuning (1e-5 to 2e-5), as "LoRA Without Regret" (Schulman et al. 2025)
     # found best over models and data sets.
     learning_rate: float = 2e-4
@@ -83,9 +84,6 @@ class Lora:
         if not known or name in layer.lora_variant or layer.lora_B[name].bias is not None:
             return None
         return LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]))
-
-    def after_update(self, model: Any, step: int) -> None:
-        """LoRA keeps no schedule of its own."""
 
 
 METHOD = Lora()

@@ -78,6 +78,12 @@ def _compile_needs_something(document: Document) -> Iterator[Fault]:
         yield Fault(place, "train.fast.compile", "has no effect with norm and lora off")
 
 
+def _offload_needs_checkpointing(document: Document) -> Iterator[Fault]:
+    if document.at(("train", "offload_activations")) is True and not document.at(("train", "gradient_checkpointing")):
+        place = document.place(("train", "offload_activations"))
+        yield Fault(place, "train.offload_activations", "has no effect without gradient_checkpointing: true")
+
+
 def _trackers_differ(document: Document) -> Iterator[Fault]:
     trackers = document.at(("track", "to"))
     if isinstance(trackers, list) and len({str(name) for name in trackers}) < len(trackers):
@@ -100,6 +106,7 @@ RULES: tuple[Rule, ...] = (
     _choices_differ,
     _project_needs_a_tracker,
     _compile_needs_something,
+    _offload_needs_checkpointing,
     _trackers_differ,
     _rate_of_another_optimizer,
 )

@@ -13,7 +13,7 @@ from peftctl.errors import UsageError
 from peftctl.methods.contract import MethodSettings
 from peftctl.settings import Settings
 
-OptimizerName = Literal["adamw", "sgd", "adafactor", "adamw_8bit"]
+OptimizerName = Literal["adamw", "sgd", "adafactor", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 ScheduleName = Literal["constant", "linear", "cosine"]
 TrackerName = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 LearnName = Literal["assistant", "last", "all"]
@@ -139,11 +139,19 @@ class TrainSettings(Settings):
         "cosine", description="How the learning rate goes from its peak: stays, or falls to zero."
     )
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps over which it rises to the peak.")
-    optimizer: OptimizerName = Field("adamw", description="The optimizer.")
+    optimizer: OptimizerName = Field(
+        "adamw",
+        description="The optimizer. Those with `8bit` keep their state in 8 bits, those with `paged` let a GPU's "
+        "driver move it to host memory when memory is short; both are bitsandbytes'.",
+    )
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of what is trained.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this Euclidean norm.")
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, about a third slower."
+    )
+    offload_activations: bool = Field(
+        False,
+        description="Keep what gradient checkpointing recomputes from in host memory, for long rows on a GPU.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Fixes the adapter's start, the order of rows and dropout.")
     fast: FastSettings = Field(FastSettings(), description="Ways of computing the same in less time and memory.")

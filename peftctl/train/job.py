@@ -55,7 +55,7 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
             events.add(metrics_log(run / "metrics.jsonl"))
             write_text(run / "recipe.yaml", recipe_text)
             session, base, matched = prepare(recipe, accelerator, events)
-            write_text(run / "resolved.yaml", dump_resolved(session.recipe, RESOLVED))
+            write_text(run / RESOLVED_FILE, dump_resolved(session.recipe, RESOLVED))
             write_json(run / "environment.json", rundir.environment())
         except BaseException:
             rundir.clear(run)
@@ -68,6 +68,7 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
             events.emit("fast", **put_in)
             loop.run(session, events)
         accelerator.wait_for_everyone()
+        write_text(run / RESOLVED_FILE, dump_resolved(session.recipe, RESOLVED))  # memory may have changed it
 
         events.emit("stage", name="publish", detail=str(run / "adapter"))
         facts = manifest(session, base, matched, publish(session, base, run), run)
@@ -131,10 +132,10 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     matched = targets.resolve(model, recipe.method.targets)
     recipe = resolve.resolve_targets(recipe, matched)
     slices_logits = load.forward_takes(model, "logits_to_keep")
-    if recipe.train.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     torch.manual_seed(derived_seed(recipe.train.seed, ADAPTER_START))
     model = attach.attach(model, method, recipe.method, matched, task.peft_type, facts)
+    if recipe.train.gradient_checkpointing:
+        checkpoint(model.get_base_model(), recipe.train.offload_activations, accelerator.device)
     events.emit(
         "model",
         parameters=attach.total(model),
@@ -168,10 +169,27 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     return session, base, matched
 
 
+def checkpoint(model: Any, offload: bool, device: Any) -> None:
+    """Keep a layer's inputs alone for the backward pass, in host memory where they are to be offloaded.
+
+    Raises UsageError where there is nothing to offload from, or the model cannot be checkpointed.
+    """
+    if offload and device.type == "cpu":
+        raise UsageError("train.offload_activations: has no effect on a CPU, whose memory they are in already")
+    if not model.supports_gradient_checkpointing:
+        raise UsageError(f"train.gradient_checkpointing: {type(model).__name__} does not support it")
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False}, offload=offload)
+    # Beside an adapter transformers then sends gradients down to the embeddings; none need go below the lowest adapter.
+    model.disable_input_require_grads()
+
+
 def to_device(model: Any, accelerator: Any) -> Any:
     """The model where Accelerate wants it. Raises MachineError where it does not fit."""
     import torch
 
+    # Beside a 16-bit model float32 products need not be more exact than TF32, which is more exact than the model.
+    if accelerator.device.type == "cuda" and next(model.parameters()).dtype == torch.bfloat16:
+        torch.set_float32_matmul_precision("high")
     try:
         return accelerator.prepare_model(model)
     except torch.OutOfMemoryError as error:

@@ -22,9 +22,24 @@ def build_optimizer(settings: TrainSettings, parameters: Iterable[Any]) -> Any:
         "adamw": lambda *args, **kwargs: optim.AdamW(*args, fused=True, **kwargs),
         "sgd": optim.SGD,
         "adafactor": optim.Adafactor,
-        "adamw_8bit": lambda *args, **kwargs: _bitsandbytes().AdamW8bit(*args, **kwargs),
+        "adamw_8bit": lambda *args, **kwargs: _bitsandbytes(settings.optimizer).AdamW8bit(*args, **kwargs),
+        "paged_adamw": lambda *args, **kwargs: _paged(settings.optimizer).PagedAdamW32bit(*args, **kwargs),
+        "paged_adamw_8bit": lambda *args, **kwargs: _paged(settings.optimizer).PagedAdamW8bit(*args, **kwargs),
     }
     return builders[settings.optimizer](list(parameters), lr=rate, weight_decay=settings.weight_decay)
+
+
+def update(optimizer: Any, finite: Any) -> None:
+    """One update, or none where ``finite``, a bool on the device, is false.
+
+    torch's fused optimizers take the answer along and decide on the device, as they do for a gradient scaler; for the
+    others it has to be waited for.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.found_inf = (~finite).float()
+        optimizer.step()
+    elif finite:
+        optimizer.step()
 
 
 def schedule(name: ScheduleName, warmup_ratio: float, steps: int) -> Callable[[int], float]:
@@ -48,9 +63,18 @@ def schedule(name: ScheduleName, warmup_ratio: float, steps: int) -> Callable[[i
     return factor
 
 
-def _bitsandbytes() -> Any:
+def _bitsandbytes(name: str) -> Any:
     try:
         from bitsandbytes import optim
     except ImportError as error:
-        raise MachineError("train.optimizer: adamw_8bit needs the package bitsandbytes") from error
+        raise MachineError(f"train.optimizer: {name} needs the package bitsandbytes") from error
     return optim
+
+
+def _paged(name: str) -> Any:
+    """Its state is in memory that the GPU's driver moves to the host and back: there is none without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise MachineError(f"train.optimizer: {name} pages its state out of a GPU's memory, and there is no GPU")
+    return _bitsandbytes(name)

@@ -281,7 +281,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:6:9: train.learing_rate: no such setting; allowed: epochs, max_steps, "
             "batch_size, micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, "
-            "weight_decay, max_grad_norm, gradient_checkpointing, seed, fast, log_every; did you mean "
+            "weight_decay, max_grad_norm, gradient_checkpointing, offload_activations, seed, fast, log_every; "
+            "did you mean "
             "learning_rate?",
         ],
     ),
@@ -291,7 +292,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:6:9: train.lr: no such setting; allowed: epochs, max_steps, batch_size, "
             "micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, weight_decay, "
-            "max_grad_norm, gradient_checkpointing, seed, fast, log_every; did you mean learning_rate?",
+            "max_grad_norm, gradient_checkpointing, offload_activations, seed, fast, log_every; "
+            "did you mean learning_rate?",
         ],
     ),
     (
@@ -300,7 +302,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:6:9: train.batch-size: no such setting; allowed: epochs, max_steps, "
             "batch_size, micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, "
-            "weight_decay, max_grad_norm, gradient_checkpointing, seed, fast, log_every; did you mean "
+            "weight_decay, max_grad_norm, gradient_checkpointing, offload_activations, seed, fast, log_every; "
+            "did you mean "
             "batch_size?",
         ],
     ),
@@ -427,7 +430,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: lora\noutput: runs/x\ntrain: {optimizer: adam}\n"),
         [
             "recipe.yaml:6:9: train.optimizer: no such value (found 'adam'); allowed: adamw, sgd, "
-            "adafactor, adamw_8bit; did you mean adamw?",
+            "adafactor, adamw_8bit, paged_adamw, paged_adamw_8bit; did you mean adamw?",
         ],
     ),
     (

@@ -62,6 +62,7 @@ CHANGES: dict[str, Any] = {
     "train.weight_decay": 0.5,
     "train.max_grad_norm": 0.01,
     "train.gradient_checkpointing": True,
+    "train.offload_activations": (True, "has no effect without gradient_checkpointing"),
     "train.seed": 7,
     "train.log_every": 2,
     "train.fast.packed": False,
@@ -91,16 +92,16 @@ def settings() -> set[str]:
 
 def observed(folder: Path, recipe: dict[str, Any], patch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a run leaves and says, but for the time it took and the recipe itself."""
-    from peftctl.fast import attention
+    from peftctl.fast import rotary
 
     passes = []
-    attend = attention.attend
+    attend = rotary.attend
 
     def counted(q: Any, *others: Any) -> Any:
         passes.append(tuple(q.shape))
         return attend(q, *others)
 
-    patch.setattr(attention, "attend", counted)
+    patch.setattr(rotary, "attend", counted)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     heard: list[dict[str, Any]] = []
     run = job.train(load(folder / "recipe.yaml"), "", Events(lambda event: heard.append(dict(event))))

@@ -441,7 +441,7 @@ def test_a_variable_that_cannot_be_read_is_a_fault_and_no_bug(value: str, proble
         (
             BASE + "train: {optimizer: 'a${env:MY_TOKEN}'}\n",
             "r.yaml:6:9: train.optimizer: no such value (found a${env:MY_TOKEN}); "
-            "allowed: adamw, sgd, adafactor, adamw_8bit",
+            "allowed: adamw, sgd, adafactor, adamw_8bit, paged_adamw, paged_adamw_8bit",
         ),
         (
             BASE.replace("output: out", "output: ['${env:MY_TOKEN}']"),

@@ -113,6 +113,7 @@ train:
   weight_decay: 0.0  # default
   max_grad_norm: 1.0  # default
   gradient_checkpointing: false  # default
+  offload_activations: false  # default
   seed: 2  # r.yaml
   fast:
     packed: true  # default

@@ -93,7 +93,7 @@ def test_every_fault_is_reported_at_once_in_the_order_of_the_file(tmp_path: Path
         "r.yaml:9:3: method.rank: must be a whole number (found 'eight')",
         "r.yaml:11:3: train.epochs: and train.max_steps both say how long to train (see also r.yaml:12:3)",
         "r.yaml:13:3: train.optimizer: no such value (found 'adam'); "
-        "allowed: adamw, sgd, adafactor, adamw_8bit; did you mean adamw?",
+        "allowed: adamw, sgd, adafactor, adamw_8bit, paged_adamw, paged_adamw_8bit; did you mean adamw?",
     ]
 
 

@@ -1,0 +1,100 @@
+"""What happens when memory runs out, and that no more is computed than has to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peftctl.errors import MachineError, UsageError
+from peftctl.objectives import OBJECTIVES, Loss
+from peftctl.recipe import load
+from tests import jobs
+
+
+def runs_out_above(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
+    """Let a forward pass of more than so many tokens run out of memory, as a GPU does."""
+    objective: Any = OBJECTIVES["cross_entropy"]
+    right = type(objective).step
+
+    def step(self: Any, model: Any, batch: Mapping[str, Any]) -> Loss:
+        made: Loss = right(self, model, batch)
+        if batch["inputs"]["input_ids"].numel() > tokens:
+            made.sum.backward()  # half of the gradients are there when it happens
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return made
+
+    monkeypatch.setattr(type(objective), "step", step)
+
+
+def test_a_micro_batch_that_does_not_fit_is_halved_said_and_kept_in_the_resolved_recipe(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = {"micro_batch_tokens": 512, "log_every": 2}
+    _, plain = jobs.train(tmp_path, tiny_model, "plain", train=train)
+    runs_out_above(monkeypatch, 200)
+    run, events = jobs.train(tmp_path, tiny_model, train=train)
+
+    warnings = [event["message"] for event in events if event["event"] == "warning"]
+    assert len(warnings) == 2
+    assert warnings[0].startswith("step 1: out of memory with ")
+    resolved = load(run / "resolved.yaml").train.micro_batch_tokens
+    assert resolved is not None
+    assert resolved <= 200
+    assert warnings[1].endswith(f"train.micro_batch_tokens is {resolved} from here on, as resolved.yaml says")
+    bound = 64 * torch.finfo(torch.float32).eps * max(jobs.losses(plain))
+    assert jobs.losses(events) == pytest.approx(jobs.losses(plain), abs=bound)
+
+
+def test_a_single_row_that_does_not_fit_ends_the_run_with_advice(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs_out_above(monkeypatch, 16)
+    with pytest.raises(MachineError, match=r"out of memory: a row of [0-9]+ tokens did not fit") as caught:
+        jobs.train(tmp_path, tiny_model)
+    assert "train.gradient_checkpointing" in caught.value.hint
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_offloading_is_refused_where_there_is_nothing_to_offload_from(tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="offload_activations: has no effect on a CPU"):
+        jobs.train(tmp_path, tiny_model, train={"gradient_checkpointing": True, "offload_activations": True})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to page out of")
+@pytest.mark.parametrize("name", ["paged_adamw", "paged_adamw_8bit"])
+def test_paged_optimizers_are_refused_without_a_gpu(tmp_path: Path, tiny_model: Path, name: str) -> None:
+    with pytest.raises(MachineError, match=f"train.optimizer: {name} pages its state out of a GPU's memory"):
+        jobs.train(tmp_path, tiny_model, train={"optimizer": name})
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("fast", [False, True])
+def test_no_gradient_is_computed_below_the_lowest_adapter(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool, fast: bool
+) -> None:
+    from peftctl.train import loop
+
+    seen: list[list[bool]] = []
+    right = loop.run
+
+    def watched(session: Any, events: Any) -> None:
+        layers = session.model.get_base_model().model.layers
+        needed: list[bool] = []
+        for layer in layers:
+            layer.register_forward_pre_hook(lambda module, args: needed.append(args[0].requires_grad))
+        right(session, events)
+        seen.append(needed[: len(layers)])
+
+    monkeypatch.setattr(loop, "run", watched)
+    paths = dict.fromkeys(("packed", "loss", "lora", "norm"), fast)
+    jobs.train(
+        tmp_path,
+        tiny_model,
+        method={"targets": ["model.layers.1.*_proj"]},
+        train={"gradient_checkpointing": checkpointing, "fast": paths, "max_steps": 1, "epochs": None},
+    )
+    assert seen == [[False, False]]
