@@ -8,6 +8,7 @@ takes the rows it would have taken.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -59,19 +60,20 @@ def micro_batches(lengths: Sequence[int], tokens: int, *, packed: bool = False) 
     Padded rows: longest first, so that neighbours are of like length, padding (which counts) is little, and memory
     peaks at once. Packed rows: best fit, longest first, into the group that they fill up most.
     """
+    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     groups: list[list[int]] = []
-    rooms: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        length = lengths[index]
-        if packed:
-            fitting = [group for group, room in enumerate(rooms) if length <= room]
-        else:
-            fitting = [len(groups) - 1] if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= tokens else []
-        if fitting:
-            best = min(fitting, key=rooms.__getitem__)
-            groups[best].append(index)
-            rooms[best] -= length
-        else:
-            groups.append([index])
-            rooms.append(tokens - length)
+    if not packed:
+        for index in longest_first:
+            if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= tokens:
+                groups[-1].append(index)
+            else:
+                groups.append([index])
+        return groups
+    rooms: list[tuple[int, int]] = []  # what is left in a group, and which; smallest first
+    for index in longest_first:
+        place = bisect_left(rooms, (lengths[index], -1))
+        room, group = rooms.pop(place) if place < len(rooms) else (tokens, len(groups))
+        groups += [[]] if group == len(groups) else []
+        groups[group].append(index)
+        insort(rooms, (room - lengths[index], group))
     return groups

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from peftctl.data.order import order
 from peftctl.data.sources import SHOWN_FAULTS, Sourced, check_pin, read_examples
+from peftctl.data.store import Stored, store
 from peftctl.errors import DataError
 from peftctl.example import RowFault
 from peftctl.recipe.schema import Recipe
@@ -17,13 +20,15 @@ from peftctl.text.tokens import Encoded
 
 TOO_LONG = "longer than max_length"
 NOTHING_LEARNED = "nothing to learn"
+CHUNK = 256
+MOST_AT_ONCE = 4  # tokenizers run in parallel, what is done around them in Python does not
 
 
 @dataclass(frozen=True)
 class Rows:
     """Encoded rows, their places, the examples they came from, and what became of the rest."""
 
-    encoded: tuple[Encoded, ...]
+    encoded: Stored
     sources: tuple[Sourced, ...]
     read: int
     dropped: Mapping[str, int] = field(default_factory=dict)
@@ -33,15 +38,15 @@ class Rows:
 
     @property
     def tokens(self) -> int:
-        return sum(len(row) for row in self.encoded)
+        return len(self.encoded.ids)
 
     @property
     def supervised_tokens(self) -> int:
-        return sum(row.supervised for row in self.encoded)
+        return self.encoded.supervised
 
     @property
     def longest(self) -> int:
-        return max(len(row) for row in self.encoded)
+        return int(self.encoded.lengths.max())
 
     def facts(self) -> dict[str, Any]:
         """What the log and the manifest say of these rows."""
@@ -89,36 +94,47 @@ def encode(
 
     Raises DataError where a row cannot be encoded at all, or where none is left.
     """
-    encoded: list[Encoded] = []
     kept: list[Sourced] = []
     dropped: Counter[str] = Counter()
     faults: list[str] = []
-    for sourced in examples:
-        if not isinstance(sourced.example, task.accepts):
-            accepts = ", ".join(kind.__name__ for kind in task.accepts)
-            faults.append(
-                f"{sourced.place}: a {type(sourced.example).__name__}, where {task.name} learns from {accepts}"
-            )
-            continue
-        try:
-            row = task.encode(sourced.example, tokenizer, learn)
-        except RowFault as fault:
-            faults.append(f"{sourced.place}: {fault}")
-            continue
-        if len(row) > max_length:
-            dropped[TOO_LONG] += 1
-        elif row.supervised == 0:
-            dropped[NOTHING_LEARNED] += 1
-        else:
-            encoded.append(row)
-            kept.append(sourced)
+
+    def rows() -> Iterator[Encoded]:
+        for sourced, row in zip(examples, _encoded(examples, task, tokenizer, learn), strict=True):
+            if isinstance(row, RowFault):
+                faults.append(f"{sourced.place}: {row}")
+            elif len(row) > max_length:
+                dropped[TOO_LONG] += 1
+            elif row.supervised == 0:
+                dropped[NOTHING_LEARNED] += 1
+            else:
+                kept.append(sourced)
+                yield row
+
+    encoded = store(rows())
     if faults:
         more = f"\n... and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
         raise DataError("\n".join(faults[:SHOWN_FAULTS]) + more)
-    if not encoded:
+    if not kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         raise DataError(
             f"none of the {len(examples)} {name} rows is left: {reasons}",
             hint=f"data.max_length is {max_length}" if dropped[TOO_LONG] else "no row has a turn or text to learn",
         )
-    return Rows(tuple(encoded), tuple(kept), len(examples), dict(dropped))
+    return Rows(encoded, tuple(kept), len(examples), dict(dropped))
+
+
+def _encoded(examples: Sequence[Sourced], task: Task, tokenizer: Any, learn: str) -> Iterator[Encoded | RowFault]:
+    """Every example encoded, in order; some hundred at a time, and as many at once as there are cores to do it."""
+    accepts = ", ".join(kind.__name__ for kind in task.accepts)
+
+    def chunk(start: int) -> Sequence[Encoded | RowFault]:
+        part = [sourced.example for sourced in examples[start : start + CHUNK]]
+        if wrong := [example for example in part if not isinstance(example, task.accepts)]:
+            fault = RowFault(f"a {type(wrong[0]).__name__}, where {task.name} learns from {accepts}")
+            right = iter(task.encode([e for e in part if isinstance(e, task.accepts)], tokenizer, learn))
+            return [next(right) if isinstance(example, task.accepts) else fault for example in part]
+        return task.encode(part, tokenizer, learn)
+
+    with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1), "encode") as pool:
+        for made in pool.map(chunk, range(0, len(examples), CHUNK)):
+            yield from made

@@ -17,7 +17,7 @@ from peftctl.data.collate import Collator
 from peftctl.data.sources import Sourced
 from peftctl.errors import DataError
 from peftctl.evaluation.loss import evaluate
-from peftctl.example import Conversation, Segment, Segments
+from peftctl.example import Conversation, RowFault, Segment, Segments
 from peftctl.text.tokens import Encoded
 
 Scores = npt.NDArray[np.float64]
@@ -37,14 +37,22 @@ def questions(rows: Sequence[Sourced], choices: Sequence[str], collate: Collator
     Raises DataError where a row's last learned text is none of the choices.
     """
     asked = []
-    for row in rows:
-        answer = _answer(row, choices)
-        variants = tuple(collate.task.encode(_with_answer(row, choice), collate.tokenizer) for choice in choices)
+    answers = [_answer(row, choices) for row in rows]
+    examples = [_with_answer(row, choice) for row in rows for choice in choices]
+    encoded = iter(collate.task.encode(examples, collate.tokenizer))
+    for row, answer in zip(rows, answers, strict=True):
+        variants = tuple(_sound(row, next(encoded)) for _ in choices)
         if max(len(variant) for variant in variants) <= max_length:
             asked.append(Question(variants, answer))
     if not asked:
         raise DataError("eval.choices: no held-out row is short enough to be scored")
     return asked
+
+
+def _sound(row: Sourced, variant: Encoded | RowFault) -> Encoded:
+    if isinstance(variant, RowFault):
+        raise DataError(f"{row.place}: {variant}")
+    return variant
 
 
 def scores_of(of_variants: Sequence[Mapping[str, float]], choices: int) -> Scores:

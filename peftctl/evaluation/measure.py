@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -37,7 +38,7 @@ class Measurement:
         of_variants = evaluate(model, flat, self.collate)
         # Where a row's answer is all that it teaches, the row is one of its own variants and need not run again.
         right = [question.variants[question.answer] for question in asked]
-        if right == list(self.rows.encoded):
+        if len(right) == len(self.rows) and all(map(operator.eq, right, self.rows.encoded)):
             count = len(self.choices)
             of_rows = [of_variants[index * count + answer] for index, answer in enumerate(answers)]
         else:

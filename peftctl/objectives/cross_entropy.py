@@ -8,6 +8,7 @@ used: it is a mean over one micro-batch, and some heads ignore the count they ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ class CrossEntropy:
 
     def count(self, row: Any) -> float:
         """The weight of the row's targets; its first token is a target of nothing."""
-        return float(sum(row.weights[1:]))
+        return math.fsum(row.weights[1:])
 
     def step(self, model: Any, batch: Mapping[str, Any]) -> Loss:
         """``batch`` as the task's ``collate`` makes it; where it brings the output head, no logits are kept."""

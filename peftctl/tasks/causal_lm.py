@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from peftctl.example import Conversation, Example, Segments
+from peftctl.example import Conversation, Example, RowFault, Segments
 from peftctl.objectives.cross_entropy import token_scores
 from peftctl.tasks.contract import Batch, Layout
 from peftctl.text import chat, tokens
@@ -27,10 +27,15 @@ class CausalLM:
 
         return AutoModelForCausalLM
 
-    def encode(self, example: Example, tokenizer: Any, learn: str = "assistant") -> Encoded:
-        if isinstance(example, Conversation):
-            example = chat.segments(example, tokenizer, learn)
-        return tokens.encode(example, tokenizer)
+    def encode(self, examples: Sequence[Example], tokenizer: Any, learn: str = "assistant") -> list[Encoded | RowFault]:
+        made: list[Segments | RowFault] = []
+        for example in examples:
+            try:
+                made.append(example if isinstance(example, Segments) else chat.segments(example, tokenizer, learn))
+            except RowFault as fault:
+                made.append(fault)
+        encoded = iter(tokens.encode_all([row for row in made if isinstance(row, Segments)], tokenizer))
+        return [next(encoded) if isinstance(row, Segments) else row for row in made]
 
     def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:
         """Rows padded on the right, or packed into one, and what is learned of them.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from peftctl.example import Example
+from peftctl.example import Example, RowFault
 from peftctl.text.tokens import Encoded
 
 Batch = Mapping[str, Any]
@@ -51,11 +51,8 @@ class Task(Protocol):
     def model_class(self) -> Any:
         """The transformers auto class that builds its model."""
 
-    def encode(self, example: Example, tokenizer: Any, learn: str = "assistant") -> Encoded:
-        """An example as ids, of which ``learn`` says what is learned.
-
-        Raises RowFault with the reason where it cannot be encoded.
-        """
+    def encode(self, examples: Sequence[Example], tokenizer: Any, learn: str = "assistant") -> list[Encoded | RowFault]:
+        """Each example as ids, of which ``learn`` says what is learned, or the reason why it cannot be encoded."""
 
     def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:
         """Rows as tensors for the objective."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from peftctl.example import RowFault, Segment, Segments
@@ -30,15 +30,43 @@ class Encoded:
 
 
 def encode(segments: Segments, tokenizer: Any) -> Encoded:
-    """Ids and weights of ``segments``. Raises RowFault where the tokenizer cannot write what is to be learned.
+    """Ids and weights of ``segments``. Raises RowFault where the tokenizer cannot write what is to be learned."""
+    (made,) = encode_all([segments], tokenizer)
+    if isinstance(made, RowFault):
+        raise made
+    return made
+
+
+def encode_all(rows: Sequence[Segments], tokenizer: Any) -> list[Encoded | RowFault]:
+    """Ids and weights of every row, or why the tokenizer cannot write what is to be learned in it.
 
     The text is tokenised as one, as inference tokenises a prompt, where that keeps every learned piece apart
     from its surroundings, and piece by piece otherwise. What is learned decodes to exactly the learned text.
     """
-    pieces = _joined(segments.pieces)
-    ids, weights = _whole(pieces, tokenizer) or _piecewise(pieces, tokenizer)
-    if segments.whole:
-        begin, end = _ends(tokenizer)
+    pieces = [_joined(row.pieces) for row in rows]
+    ends = _ends(tokenizer) if any(row.whole for row in rows) else ([], None)
+    cuts = [
+        _cut(encoding, of_row)
+        for encoding, of_row in zip(_tokenised([_text(of_row) for of_row in pieces], tokenizer), pieces, strict=True)
+    ]
+    # Some tokenizers leave white space out of a token's offsets, so a boundary can look clean and not be.
+    clean = [(cut, of_row) for cut, of_row in zip(cuts, pieces, strict=True) if cut]
+    answers = iter(_decode_right([cut for cut, _ in clean], [of_row for _, of_row in clean], tokenizer))
+    made: list[Encoded | RowFault] = []
+    for row, of_row, cut in zip(rows, pieces, cuts, strict=True):
+        try:
+            ids, weights = cut if cut and next(answers) else _piecewise(of_row, tokenizer)
+            made.append(_finished(row, of_row, list(ids), list(weights), ends))
+        except RowFault as fault:
+            made.append(fault)
+    return made
+
+
+def _finished(
+    row: Segments, pieces: Sequence[Segment], ids: list[int], weights: list[float], ends: tuple[list[int], int | None]
+) -> Encoded:
+    if row.whole:
+        begin, end = ends
         if end is None:
             raise RowFault("the tokenizer has no end-of-text token to learn to stop with")
         last = pieces[-1].weight if pieces else 0.0
@@ -63,21 +91,37 @@ def _joined(pieces: Sequence[Segment]) -> list[Segment]:
     return joined
 
 
-def _whole(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int], list[float]] | None:
-    """The text tokenised at once, or None where a token would be partly learned."""
-    encoded = tokenizer("".join(piece.text for piece in pieces), add_special_tokens=False, return_offsets_mapping=True)
-    ids: list[int] = encoded["input_ids"]
-    bounds = list(accumulate(len(piece.text) for piece in pieces))
+def _text(pieces: Sequence[Segment]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def _tokenised(texts: Sequence[str], tokenizer: Any) -> list[Any]:
+    """Each text's encoding, all of them at once and in parallel."""
+    if not texts:
+        return []
+    made: list[Any] = tokenizer(
+        list(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+    ).encodings
+    return made
+
+
+def _cut(encoding: Any, pieces: Sequence[Segment]) -> tuple[list[int], list[float]] | None:
+    """The row tokenised at once, or None where a token would be partly learned."""
+    ids: list[int] = encoding.ids
     weights: list[float] = []
-    at = 0
-    for start, end in encoded["offset_mapping"]:
-        while at < len(bounds) - 1 and start >= bounds[at]:
-            at += 1
-        if end > bounds[at]:
-            return None
-        weights.append(pieces[at].weight)
-    # Some tokenizers leave white space out of a token's offsets, so a boundary can look clean and not be.
-    return (ids, weights) if _decodes(ids, weights, pieces, tokenizer) else None
+    bound = 0
+    for number, piece in enumerate(pieces, start=1):
+        bound += len(piece.text)
+        last = len(ids)
+        if number < len(pieces):
+            at = encoding.char_to_token(bound)
+            if at is None or encoding.token_to_chars(at)[0] != bound:
+                return None
+            if at and encoding.token_to_chars(at - 1)[1] > bound:
+                return None
+            last = at
+        weights += [piece.weight] * (last - len(weights))
+    return ids, weights
 
 
 def _piecewise(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int], list[float]]:
@@ -87,38 +131,50 @@ def _piecewise(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int], li
         new = tokenizer(piece.text, add_special_tokens=False)["input_ids"]
         ids += new
         weights += [piece.weight] * len(new)
-    if not _decodes(ids, weights, pieces, tokenizer):
+    if not _decode_right([(ids, weights)], [pieces], tokenizer)[0]:
         raise RowFault("the tokenizer does not give the learned text back as it stands")
     return ids, weights
 
 
-def _decodes(ids: Sequence[int], weights: Sequence[float], pieces: Sequence[Segment], tokenizer: Any) -> bool:
-    """Whether each run of learned ids, decoded in its place, is a learned piece, and stands where that piece stands.
+def _decode_right(
+    rows: Sequence[tuple[list[int], list[float]]], pieces: Sequence[Sequence[Segment]], tokenizer: Any
+) -> list[bool]:
+    """For every row whether each run of learned ids, decoded in its place, is a learned piece, and stands there.
 
     The place is compared only where the tokenizer gives the whole text back: one that normalises text moves it.
     """
-    runs = [run for run in _runs(weights) if weights[run[0]] != 0.0]
-    ends = list(accumulate(len(piece.text) for piece in pieces))
-    learned = [(piece.text, end - len(piece.text)) for piece, end in zip(pieces, ends, strict=True) if piece.weight]
-    if len(runs) != len(learned):
-        return False
-    faithful = _decode(ids, tokenizer) == "".join(piece.text for piece in pieces)
-    for (first, last), (text, place) in zip(runs, learned, strict=True):
-        before = _decode(ids[:first], tokenizer)
-        if _decode(ids[:last], tokenizer) != before + text or (faithful and len(before) != place):
-            return False
-    return True
+    runs = [[run for run in _runs(weights) if weights[run[0]] != 0.0] for _, weights in rows]
+    wanted = []
+    for (ids, _), of_row in zip(rows, runs, strict=True):
+        wanted += [ids, *(ids[:at] for run in of_row for at in run)]
+    texts = iter(_decode_all(wanted, tokenizer))
+    answers = []
+    for of_row, segments in zip(runs, pieces, strict=True):
+        whole = next(texts)
+        found = [(next(texts), next(texts)) for _ in of_row]
+        ends = list(accumulate(len(piece.text) for piece in segments))
+        learned = [(p.text, end - len(p.text)) for p, end in zip(segments, ends, strict=True) if p.weight]
+        faithful = whole == _text(segments)
+        answers.append(
+            len(found) == len(learned)
+            and all(
+                through == before + text and (not faithful or len(before) == place)
+                for (before, through), (text, place) in zip(found, learned, strict=True)
+            )
+        )
+    return answers
 
 
 def _runs(weights: Sequence[float]) -> list[tuple[int, int]]:
     """Where runs of equal weight begin and end."""
-    starts = [at for at in range(len(weights)) if at == 0 or weights[at] != weights[at - 1]]
-    return list(zip(starts, [*starts[1:], len(weights)], strict=True)) if starts else []
+    starts = [0] if weights else []
+    starts += [at for at, (one, other) in enumerate(pairwise(weights), start=1) if one != other]
+    return list(pairwise([*starts, len(weights)]))
 
 
-def _decode(ids: Sequence[int], tokenizer: Any) -> str:
-    text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text
+def _decode_all(rows: list[list[int]], tokenizer: Any) -> list[str]:
+    texts: list[str] = tokenizer.backend_tokenizer.decode_batch(rows, skip_special_tokens=False)
+    return texts
 
 
 def _ends(tokenizer: Any) -> tuple[list[int], int | None]:

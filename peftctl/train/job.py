@@ -202,7 +202,8 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
     From here on the session's model is the base with the adapter read back from disk.
     """
     model, tokenizer = session.accelerator.unwrap_model(session.model), session.collate.tokenizer
-    shortest = sorted(session.rows.encoded, key=len)[:PROBE_ROWS]
+    encoded = session.rows.encoded
+    shortest = [encoded[int(row)] for row in encoded.lengths.argsort(kind="stable")[:PROBE_ROWS]]
     inputs = replace(session.collate, layout=Layout(pad_id(tokenizer)))(shortest)["inputs"]
     trained = adapter.logits(model, inputs)
     with publish_directory(run / "adapter") as aside:

@@ -135,7 +135,7 @@ def test_the_gradient_of_a_step_is_the_same_however_it_is_cut(tiny_model: Path) 
     rows = []
     for row in tiny.chats(8):
         turns = [Turn(m["role"], m["content"], float(m["role"] == "assistant")) for m in row["messages"]]
-        rows.append(task.encode(Conversation(tuple(turns)), tokenizer))
+        rows += task.encode([Conversation(tuple(turns))], tokenizer)
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64)
     weight = model.model.layers[0].self_attn.q_proj.weight
     count = sum(objective.count(row) for row in rows)

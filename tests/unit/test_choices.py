@@ -15,6 +15,7 @@ from peftctl.errors import DataError, Place
 from peftctl.evaluation import choices
 from peftctl.example import Conversation, Segment, Segments
 from peftctl.tasks import TASKS, Layout
+from peftctl.text.tokens import Encoded
 from tests import tiny
 from tests.unit import kinds
 from tests.unit.kinds import assistant, system, user
@@ -104,7 +105,7 @@ def test_each_row_is_asked_with_each_choice_and_only_that_is_learned() -> None:
 
 def test_the_right_variant_is_what_training_encodes() -> None:
     question = choices.questions(CHATS[:1], CHOICES, collator(), 500)[0]
-    assert question.variants[question.answer] == TASKS["causal_lm"].encode(CHATS[0].example, tiny.tokenizer())
+    assert question.variants[question.answer] == TASKS["causal_lm"].encode([CHATS[0].example], tiny.tokenizer())[0]
 
 
 def test_plain_text_is_asked_with_its_last_piece_replaced() -> None:
@@ -122,7 +123,8 @@ def test_a_row_that_ends_with_no_choice_is_named() -> None:
 
 
 def test_a_row_too_long_with_any_choice_is_left_out_and_all_too_long_is_an_error() -> None:
-    lengths = [len(TASKS["causal_lm"].encode(row.example, tiny.tokenizer())) for row in CHATS]
+    encoded = TASKS["causal_lm"].encode([row.example for row in CHATS], tiny.tokenizer())
+    lengths = [len(row) for row in encoded if isinstance(row, Encoded)]
     assert lengths[0] < lengths[2] < lengths[1]
     longest = lengths[0] - len("yes") + len("perhaps")
     assert [q.answer for q in choices.questions(CHATS, CHOICES, collator(), longest)] == [0]

@@ -168,3 +168,12 @@ def test_held_out_rows_may_have_a_file_of_their_own(tmp_path: Path) -> None:
     train, held_out = encode.read(recipe(tmp_path, 5, EvalSource(path="eval.jsonl", limit=3)))
     assert len(train) == 5
     assert prompts(held_out) == ["e0", "e1", "e2"]
+
+
+def test_many_rows_encoded_at_once_stay_in_order_and_keep_their_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "CHUNK", 3)
+    rows = [plain("a" * n, "b") if n % 5 else plain("x", "") for n in range(1, 50)]
+    found = encode.encode(sourced(*rows), TASK, tiny.tokenizer(), 500, "training")
+    assert [len(row) for row in found.encoded] == [n + 2 for n in range(1, 50) if n % 5]
+    assert found.dropped == {"nothing to learn": 9}
+    assert [s.place.line for s in found.sources] == [n for n in range(1, 50) if n % 5]
