@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftctl.data.batches import micro_batches
-from peftctl.tasks import Batch, Layout, Task
+from peftctl.tasks import Batch, Layout, Task, tensors
 from peftctl.text.tokens import Encoded
 
 
@@ -25,22 +25,25 @@ class Collator:
         return self.on_device(self.on_host(rows))
 
     def on_host(self, rows: Sequence[Encoded]) -> Batch:
-        """The rows' tensors in host memory, pinned where they are to be copied to a GPU."""
-        from torch.utils._pytree import tree_map_only
+        """The rows in host memory, for ``on_device``: pinned where they are to be copied to a GPU, else arrays.
 
+        Only arrays: on a CPU this runs in a thread beside the training's, and torch's operators would bring up
+        threads of their own there, beside which those that multiply matrices are put to sleep between two products.
+        """
         batch = self.task.collate(rows, self.layout)
         if self.device.type != "cuda":
             return batch
         import torch
+        from torch.utils._pytree import tree_map_only
 
-        pinned: Batch = tree_map_only(torch.Tensor, lambda tensor: tensor.pin_memory(), dict(batch))
+        pinned: Batch = tree_map_only(torch.Tensor, lambda tensor: tensor.pin_memory(), dict(tensors(batch)))
         return pinned
 
     def on_device(self, batch: Batch) -> Batch:
-        """The same on the device, where the copy need not be waited for."""
+        """The same as tensors on the device, where the copy need not be waited for."""
         from accelerate.utils import send_to_device
 
-        moved: Batch = send_to_device({**batch, "head": None}, self.device, non_blocking=True)
+        moved: Batch = send_to_device(tensors({**batch, "head": None}), self.device, non_blocking=True)
         return {**moved, "head": batch["head"]}
 
     def groups(self, rows: Sequence[Encoded]) -> list[list[int]]:

@@ -9,7 +9,7 @@ from typing import Any
 from peftctl.fast.equal import near
 from peftctl.model.attention import packed_attention
 from peftctl.model.head import Head, plain_head
-from peftctl.tasks import Layout, Task
+from peftctl.tasks import Layout, Task, tensors
 from peftctl.text.tokens import Encoded
 
 ROWS = (11, 7)
@@ -39,7 +39,7 @@ def profile(model: Any, task: Task, slices_logits: bool) -> Profile:
         head = Head(found) if (found := plain_head(base)) is not None else None
     except (AttributeError, NotImplementedError):
         head = None
-    if head is not None and not _is_plain(model, head, task.collate(rows, Layout(0))["inputs"]):
+    if head is not None and not _is_plain(model, head, tensors(task.collate(rows, Layout(0)))["inputs"]):
         head = None
     why_not = _why_not_packed(model, base, task, rows)
     model.zero_grad(set_to_none=True)
@@ -71,8 +71,8 @@ def _why_not_packed(model: Any, base: Any, task: Task, rows: list[Encoded]) -> s
 
     dtype = next(base.parameters()).dtype
     try:
-        alone = [_outcome(model, task.collate([row], Layout(0))) for row in rows]
-        packed = task.collate(rows, Layout(0, packed=True))
+        alone = [_outcome(model, tensors(task.collate([row], Layout(0)))) for row in rows]
+        packed = tensors(task.collate(rows, Layout(0, packed=True)))
         with packed_attention(base):
             logits, grads = _outcome(model, packed)
             _in_training(model, packed)

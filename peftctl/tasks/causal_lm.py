@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from peftctl.example import Conversation, Example, RowFault, Segments
@@ -48,40 +47,44 @@ class CausalLM:
         ``targets``  [n], the learned ids; ``weights`` [n], float32; ``owners`` [n], the row of each
         ``rows``     how many; ``count``, the sum of the weights
         """
-        import torch
+        import numpy as np
 
+        lengths = [len(row) for row in rows]
         if layout.packed:
-            filling = -sum(len(row) for row in rows) % layout.multiple
-            lengths = [len(row) for row in rows] + ([filling] if filling else [])
-            ids = torch.tensor([[token for row in rows for token in row.ids] + [layout.pad_id] * filling])
-            grid = torch.tensor([[weight for row in rows for weight in (0.0, *row.weights[1:])] + [0.0] * filling])
-            bounds, longest = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), max(lengths)
+            filling = -sum(lengths) % layout.multiple
+            lengths += [filling] if filling else []
+            bounds = np.cumsum([0, *lengths], dtype=np.int32)
+            ids = np.full((1, bounds[-1]), layout.pad_id)
+            grid = np.zeros(ids.shape, np.float32)
+            for row, start in zip(rows, bounds[:-1], strict=False):
+                ids[0, start : start + len(row)] = row.ids
+                grid[0, start : start + len(row)] = row.weights
+            grid[0, bounds[:-1]] = 0.0
             inputs: dict[str, Any] = {
                 "input_ids": ids,
-                "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+                "position_ids": np.concatenate([np.arange(length) for length in lengths])[None],
                 "cu_seq_lens_q": bounds,
                 "cu_seq_lens_k": bounds,
-                "max_length_q": longest,
-                "max_length_k": longest,
+                "max_length_q": max(lengths),
+                "max_length_k": max(lengths),
             }
         else:
-            shape = len(rows), max(len(row) for row in rows)
-            ids = torch.full(shape, layout.pad_id)
-            mask, grid = torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
+            ids = np.full((len(rows), max(lengths)), layout.pad_id)
+            mask, grid = np.zeros_like(ids), np.zeros(ids.shape, np.float32)
             for index, row in enumerate(rows):
-                ids[index, : len(row)] = torch.tensor(row.ids)
+                ids[index, : len(row)] = row.ids
                 mask[index, : len(row)] = 1
-                grid[index, : len(row)] = torch.tensor(row.weights)
+                grid[index, : len(row)] = row.weights
             grid[:, 0] = 0.0
             inputs = {"input_ids": ids, "attention_mask": mask}
-        columns = grid.any(dim=0).nonzero().squeeze(1) - 1
+        columns = np.flatnonzero(grid.any(axis=0)) - 1
         if layout.slices_logits:
             inputs["logits_to_keep"] = columns
         weights = grid[:, columns + 1].flatten()
-        at = weights.nonzero().squeeze(1)
+        at = np.flatnonzero(weights)
         owners = at // max(len(columns), 1)
         if layout.packed:
-            owners = torch.bucketize(columns[at] + 1, bounds[1:].long(), right=True)
+            owners = np.searchsorted(bounds[1:], columns[at] + 1, side="right")
         weights = weights[at]
         return {
             "inputs": {**inputs, "use_cache": False},
@@ -91,7 +94,7 @@ class CausalLM:
             "weights": weights,
             "owners": owners,
             "rows": len(rows),
-            "count": float(weights.sum(dtype=torch.float64)),
+            "count": float(weights.sum(dtype=np.float64)),
             "head": layout.head,
         }
 

@@ -29,6 +29,16 @@ class Layout:
     head: Any = None
 
 
+def tensors(batch: Batch) -> Batch:
+    """The batch with a tensor, in host memory and sharing it, for every array."""
+    import numpy as np
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    made: Batch = tree_map_only(np.ndarray, torch.from_numpy, dict(batch))
+    return made
+
+
 class Task(Protocol):
     """One of PEFT's task types."""
 
@@ -55,7 +65,7 @@ class Task(Protocol):
         """Each example as ids, of which ``learn`` says what is learned, or the reason why it cannot be encoded."""
 
     def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:
-        """Rows as tensors for the objective."""
+        """Rows as arrays for the objective; ``tensors`` makes tensors of them."""
 
     def metrics(self, model: Any, batch: Batch) -> Mapping[str, Sequence[float]]:
         """Sums over each row of a batch, without gradients; keys are this task's own, ``loss`` among them."""

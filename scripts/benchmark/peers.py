@@ -3,7 +3,7 @@
     python scripts/benchmark/peers.py JOB.json RESULT.json
 
 The job names model, rows, batch and settings (see ``jobs.py``); the result holds what each update took. Peers are
-used as their documentation shows, with nothing of ours in the way but a callback that reads clocks.
+used as their documentation shows, with nothing in the way but a callback that reads clocks.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-STARTED = time.perf_counter()
-
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     import torch
 
     torch.set_num_threads(job["threads"])
-    result = {"trl": trl_sft, "trainer": hf_trainer}[job["tool"]](job)
+    result = {"trl": trl_sft, "trainer": hf_trainer, "trl_rows": trl_rows}[job["tool"]](job)
     Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
 
 
@@ -33,7 +31,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def clock_callback() -> Any:
+def clock_callback(job: dict[str, Any]) -> Any:
     """A callback that notes wall and CPU seconds at the end of every update."""
     from transformers import TrainerCallback
 
@@ -50,7 +48,7 @@ def clock_callback() -> Any:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.tick()
-            self.first_step = self.first_step or time.perf_counter() - STARTED
+            self.first_step = self.first_step or time.time() - job["spawned"]
 
     return Clock()
 
@@ -160,10 +158,11 @@ def trl_sft(job: dict[str, Any]) -> dict[str, Any]:
         "gradient_checkpointing": job["gradient_checkpointing"],
         "shuffle_dataset": False,
     }
-    if settings["bf16"] is False:
-        settings["bf16"] = False
+    if job["defaults"]:
+        ours = ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "bf16")
+        settings = {key: value for key, value in settings.items() if key not in ours}
     config = SFTConfig(**settings)
-    clock = clock_callback()
+    clock = clock_callback(job)
     trainer = SFTTrainer(
         model,
         config,
@@ -175,6 +174,28 @@ def trl_sft(job: dict[str, Any]) -> dict[str, Any]:
     in_order(trainer)
     trainer.train()
     return figures(clock, trainer, job, floor)
+
+
+def trl_rows(job: dict[str, Any]) -> dict[str, Any]:
+    """How long TRL takes to make its training rows of chats: template, ids, mask, packing. No model is trained."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    smallest = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **smallest))
+    rows = rows_of(job)
+    if job["assistant_only"]:
+        rows = [{"prompt": row["messages"][:-1], "completion": row["messages"][-1:]} for row in rows]
+    data = Dataset.from_list(rows)
+    config = SFTConfig(
+        output_dir=job["folder"], max_length=job["max_length"], packing=True, use_cpu=True, bf16=False,
+        report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+    wall, cpu = time.perf_counter(), time.process_time()
+    SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer)
+    return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "rows": len(rows)}
 
 
 def hf_trainer(job: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +222,7 @@ def hf_trainer(job: dict[str, Any]) -> dict[str, Any]:
             batch["attention_mask"].append([1] * (length - missing) + [0] * missing)
         return {key: torch.tensor(value) for key, value in batch.items()}
 
-    clock = clock_callback()
+    clock = clock_callback(job)
     trainer = Trainer(
         model,
         TrainingArguments(**arguments(job), remove_unused_columns=False),

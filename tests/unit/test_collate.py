@@ -11,7 +11,7 @@ from peftctl.data.collate import Collator, pad_id
 from peftctl.model.attention import packed_attention
 from peftctl.model.head import Head, plain_head
 from peftctl.objectives import OBJECTIVES
-from peftctl.tasks import TASKS, Layout
+from peftctl.tasks import TASKS, Layout, tensors
 from peftctl.text.tokens import Encoded
 from tests import tiny
 
@@ -73,8 +73,8 @@ def test_the_loss_of_a_batch_is_that_of_its_rows_alone(slices: bool, apart: bool
             )
         layout = Layout(9, slices, packed, head=Head(plain_head(model)) if apart else None)
         with packed_attention(model) if packed else nullcontext():
-            made = objective.step(model, TASK.collate(ROWS, layout))
-            metrics = TASK.metrics(model, TASK.collate(ROWS, layout))
+            made = objective.step(model, tensors(TASK.collate(ROWS, layout)))
+            metrics = TASK.metrics(model, tensors(TASK.collate(ROWS, layout)))
     assert made.count == 2.5
     assert float(made.sum) == pytest.approx(wanted, rel=1e-5)
     assert sum(metrics["loss"]) == pytest.approx(wanted, rel=1e-5)
@@ -85,7 +85,10 @@ def test_the_loss_of_a_batch_is_that_of_its_rows_alone(slices: bool, apart: bool
 def test_what_is_padded_with_does_not_matter() -> None:
     model = tiny.llama().eval()
     with torch.no_grad():
-        sums = [OBJECTIVES["cross_entropy"].step(model, TASK.collate(ROWS, Layout(pad, True))).sum for pad in (0, 7)]
+        sums = [
+            OBJECTIVES["cross_entropy"].step(model, tensors(TASK.collate(ROWS, Layout(pad, True)))).sum
+            for pad in (0, 7)
+        ]
     assert torch.equal(sums[0], sums[1])
 
 
