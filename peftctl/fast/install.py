@@ -64,7 +64,7 @@ def install(model: nn.Module, low_rank: LowRankOf, *, norm: bool, lora: bool, pa
     grouped: set[nn.Module] = set()
     attention, feed_forward = partial(_attention, compile=compile), partial(_feed_forward, compile=compile)
     for module in list(model.modules()):
-        if norm and (offset := _norm_offset(module, verdicts)) is not None:
+        if norm and (offset := _norm_offset(module, verdicts, compile)) is not None:
             _put_norm(installed, module, offset, compile)
         if lora and packed and (parts := _attention_parts(module, low_rank)):
             put = _put_if_equal(installed, "attention", module, parts, verdicts, attention, _attention_inputs)
@@ -101,7 +101,7 @@ def _can_group(parts: Parts) -> bool:
     )
 
 
-def _norm_offset(module: Any, verdicts: dict[Any, Any]) -> float | None:
+def _norm_offset(module: Any, verdicts: dict[Any, Any], compile: bool) -> float | None:
     """What is added to the weight of an RMSNorm that is plain; None where it is none."""
     weight = getattr(module, "weight", None)
     if "RMSNorm" not in type(module).__name__ or not isinstance(weight, Tensor) or weight.dim() != 1:
@@ -110,14 +110,12 @@ def _norm_offset(module: Any, verdicts: dict[Any, Any]) -> float | None:
         return None
     if type(module) not in verdicts:
         x = random(weight, 3, len(weight))
-        verdicts[type(module)] = next(
-            (
-                offset
-                for offset in (0.0, 1.0)
-                if same(module, lambda x, offset=offset: rms_norm(x, weight, _eps(module), offset), (x,), (), {})
-            ),
-            None,
-        )
+        verdicts[type(module)] = None
+        for offset in (0.0, 1.0):
+            fast = partial(rms_norm, weight=weight, eps=_eps(module), offset=offset, compile=compile)
+            if same(module, fast, (x,), (), {}):
+                verdicts[type(module)] = offset
+                break
     found: float | None = verdicts[type(module)]
     return found
 

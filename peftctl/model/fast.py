@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from peftctl.errors import MachineError
 from peftctl.methods import Method
 from peftctl.model.attention import packed_attention
 from peftctl.model.profile import Profile
@@ -14,6 +15,23 @@ from peftctl.recipe.schema import FastSettings
 from peftctl.tasks import Layout
 
 MULTIPLE = 32  # tokens a packed micro-batch is filled up to a multiple of
+
+
+# From about so many tokens on compiling, some ten seconds the first time, takes less time than it saves.
+COMPILED_TOKENS = 100_000
+
+
+def compile_pays(device: Any, tokens: int) -> bool:
+    """Whether torch.compile saves time on this machine over so many tokens of training."""
+    if device.type != "cpu" or tokens < COMPILED_TOKENS:
+        return False
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return bool(get_cpp_compiler())
+    except InvalidCxxCompiler:
+        return False
 
 
 @dataclass(frozen=True)
@@ -42,14 +60,9 @@ class FastPaths:
         with ExitStack() as undo:
             if self.packed:
                 undo.enter_context(packed_attention(base))
-            installed = install(
-                base,
-                self.method.low_rank,
-                norm=self.settings.norm,
-                lora=self.settings.lora,
-                packed=self.packed,
-                compile=self.settings.compile,
-            )
+            paths = {"norm": self.settings.norm, "lora": self.settings.lora, "packed": self.packed}
+            with _compile_errors() if self.settings.compile else nullcontext():
+                installed = install(base, self.method.low_rank, **paths, compile=bool(self.settings.compile))
             undo.callback(installed.remove)
             yield {
                 "packed": self.packed,
@@ -58,3 +71,16 @@ class FastPaths:
                 "replaced": dict(installed.counts),
                 "left": sorted(installed.left),
             }
+
+
+@contextmanager
+def _compile_errors() -> Iterator[None]:
+    """What torch.compile raises as a MachineError that says how to do without. Its import alone takes a second."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = " ".join(str(error).split())[:200]
+        hint = "without it: train.fast.compile: false"
+        raise MachineError(f"train.fast.compile: torch.compile fails here: {reason}", hint) from error

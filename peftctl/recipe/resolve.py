@@ -50,6 +50,15 @@ def resolve_model(
     return recipe.with_settings("train", "from the hardware", micro_batch_tokens=micro_batch_tokens)
 
 
+def resolve_compile(recipe: Recipe, pays: bool) -> Recipe:
+    """Whether torch.compile is used, where the recipe leaves it open."""
+    fast = recipe.train.fast
+    if fast.compile is not None:
+        return recipe
+    fast = fast.model_copy(update={"compile": pays and (fast.norm or fast.lora)})
+    return recipe.with_settings("train", "compile: from machine and data", fast=fast)
+
+
 def resolve_targets(recipe: Recipe, names: Iterable[str]) -> Recipe:
     """The targets as full module names."""
     return recipe.with_settings("method", "matched in the model", targets=tuple(names))

@@ -112,10 +112,11 @@ class FastSettings(Settings):
         True, description="Low-rank updates join the products of the frozen layers they belong to, where they can."
     )
     norm: bool = Field(True, description="RMSNorm that keeps less for the backward pass.")
-    compile: bool = Field(
-        False,
+    compile: bool | None = Field(
+        None,
         description="What stands between the matrix products goes through torch.compile: faster steps after a slow "
-        "first one. Has no effect without `norm` or `lora`, and needs a C++ compiler.",
+        "first one. Has no effect without `norm` or `lora`, and needs a C++ compiler. Default: on a CPU that has one, "
+        "where 100,000 tokens or more are to be trained.",
     )
 
 

@@ -16,7 +16,7 @@ from peftctl.evaluation.measure import Measurement
 from peftctl.events import Events, metrics_log
 from peftctl.methods import METHODS, DataFacts
 from peftctl.model import adapter, attach, identity, load, memory, targets
-from peftctl.model.fast import FastPaths
+from peftctl.model.fast import FastPaths, compile_pays
 from peftctl.model.locate import Base, locate
 from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
@@ -121,6 +121,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         epochs=recipe.train.epochs,
         max_steps=recipe.train.max_steps,
     )
+    recipe = resolve.resolve_compile(recipe, compile_pays(accelerator.device, rows.tokens * plan.total // len(rows)))
     if recipe.eval.every and recipe.eval.every >= plan.steps:
         raise UsageError(
             f"eval.every: has no effect in a run of {plan.steps} steps (found {recipe.eval.every})",

@@ -98,3 +98,40 @@ def test_no_gradient_is_computed_below_the_lowest_adapter(
         train={"gradient_checkpointing": checkpointing, "fast": paths, "max_steps": 1, "epochs": None},
     )
     assert seen == [[False, False]]
+
+
+def no_compiler() -> str:
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    raise InvalidCxxCompiler
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_whether_to_compile_is_decided_by_the_tokens_and_kept_in_the_resolved_recipe(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peftctl.model import fast
+
+    plain = load(jobs.train(tmp_path, tiny_model, "plain")[0] / "resolved.yaml")
+    assert plain.train.fast.compile is False
+    monkeypatch.setattr(fast, "COMPILED_TOKENS", 100)
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", no_compiler)
+    without = load(jobs.train(tmp_path, tiny_model, "without")[0] / "resolved.yaml")
+    assert without.train.fast.compile is False
+
+
+# torch.compile's own machinery still uses what torch has deprecated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_compiler_that_fails_ends_the_run_with_what_turns_it_off(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    from peftctl.fast import install
+
+    def failing(*arguments: Any, **keywords: Any) -> Any:
+        raise BackendCompilerFailed("inductor", RuntimeError("no C++ compiler"), None)
+
+    monkeypatch.setattr(install, "rms_norm", failing)
+    with pytest.raises(MachineError, match=r"train\.fast\.compile: torch\.compile fails here: .*no C\+\+ compiler"):
+        jobs.train(tmp_path, tiny_model, train={"fast": {"compile": True}})
