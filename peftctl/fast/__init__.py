@@ -6,6 +6,7 @@
     attention  causal attention over rows packed end to end
     rotary     the same with rotary positions, between the products before and after it
     loss       cross-entropy from hidden states, never holding the logits of more than some tokens
+    liger      the same by Liger's kernel, on CUDA
 
 ``install`` puts them into a model where they compute what its own modules compute, and takes them out again.
 """

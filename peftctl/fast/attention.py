@@ -26,7 +26,7 @@ from torch import Tensor
 from peftctl.fast.linear import ALIGN
 
 BLOCK = 128  # queries a product; what is computed of a row's upper triangle in vain is at most half a block wide
-KEPT = 1024  # longest row whose probabilities are kept: they grow with its square
+KEPT = 512  # longest row whose probabilities are kept: they grow with its square
 
 Bounds = Sequence[int]
 

@@ -129,7 +129,8 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]  # torch is untyp
         found: list[Tensor | None] = []
         if group.extra:
             of_down = down_grad.T @ wide[:, : group.inputs]
-            of_up = dy.T @ wide[:, group.inputs :]
+            # The narrow side is the one to turn: dy.T would be written out in full.
+            of_up = (wide[:, group.inputs :].T.contiguous() @ dy).T
             for update, (rows, columns) in zip(group.updates, group.blocks, strict=True):
                 found += [of_down[columns].float(), of_up[rows, columns].float() * update.scale]
         return None, dx, None, *found

@@ -12,6 +12,7 @@ class Head:
     """A plain output head: a frozen linear layer without a bias, whose outputs are the model's logits as they are."""
 
     module: Any
+    fused: Any = None  # ``fast.liger``'s sum, where there is one
 
     @property
     def weight(self) -> Any:
@@ -28,6 +29,16 @@ class Head:
             return model(**inputs).logits
         finally:
             del self.module.forward
+
+    def weighted_sum(self, hidden: Any, targets: Any, weights: Any, common: float | None) -> Any:
+        """sum_i weights_i * loss_i, float32, of hidden states [tokens, width]. ``common``: the weights' value if they
+        have one alone.
+        """
+        from peftctl.fast import loss
+
+        if self.fused and common is not None:
+            return self.fused(hidden, self.weight, targets).float() * common
+        return loss.weighted_sum(hidden, self.weight, targets, weights)
 
 
 def plain_head(model: Any) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftctl.fast.equal import near
+from peftctl.fast.liger import fused_sum
 from peftctl.model.attention import packed_attention
 from peftctl.model.head import Head, plain_head
 from peftctl.tasks import Layout, Task, tensors
@@ -41,6 +42,8 @@ def profile(model: Any, task: Task, slices_logits: bool) -> Profile:
         head = None
     if head is not None and not _is_plain(model, head, tensors(task.collate(rows, Layout(0)))["inputs"]):
         head = None
+    if head is not None:
+        head = Head(head.module, fused_sum(head.weight))
     why_not = _why_not_packed(model, base, task, rows)
     model.zero_grad(set_to_none=True)
     return Profile(not why_not, why_not, head, slices_logits)

@@ -28,10 +28,8 @@ class CrossEntropy:
     def step(self, model: Any, batch: Mapping[str, Any]) -> Loss:
         """``batch`` as the task's ``collate`` makes it; where it brings the output head, no logits are kept."""
         if batch["head"] is not None:
-            from peftctl.fast.loss import weighted_sum
-
             hidden = _chosen(batch["head"].hidden(model, batch["inputs"]), batch)
-            total = weighted_sum(hidden, batch["head"].weight, batch["targets"], batch["weights"])
+            total = batch["head"].weighted_sum(hidden, batch["targets"], batch["weights"], batch["weight"])
         else:
             from torch.nn.functional import cross_entropy
 

@@ -45,6 +45,7 @@ class CausalLM:
         ``columns``  [columns], those at which some row has a target in the column after
         ``at``       [n], the targets' places in the flattened grid [rows, columns] of logits
         ``targets``  [n], the learned ids; ``weights`` [n], float32; ``owners`` [n], the row of each
+        ``weight``   the weight of all targets where they have one, else None
         ``rows``     how many; ``count``, the sum of the weights
         """
         import numpy as np
@@ -94,6 +95,7 @@ class CausalLM:
             "weights": weights,
             "owners": owners,
             "rows": len(rows),
+            "weight": float(weights[0]) if len(weights) and (weights == weights[0]).all() else None,
             "count": float(weights.sum(dtype=np.float64)),
             "head": layout.head,
         }

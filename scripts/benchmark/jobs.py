@@ -19,7 +19,8 @@ class Job:
     """One training job. ``updates`` optimizer steps of ``rows_per_update`` rows, in the order of the file ``rows``.
 
     ``tool``: peftctl, trl or trainer. ``batch``, ``dtype`` (bfloat16, autocast, float32), ``packing`` and
-    ``gradient_checkpointing`` are a peer's settings; ``defaults`` leaves them to TRL. ``compile`` is peftctl's.
+    ``gradient_checkpointing`` are a peer's settings; ``defaults`` leaves them to TRL. ``compile`` is peftctl's, and
+    ``fast``, which turns all paths of ``train.fast`` on or off.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Job:
     gradient_checkpointing: bool = False
     defaults: bool = False
     compile: bool = False
+    fast: bool = True
     assistant_only: bool = False
     eval: bool = False
     profile: bool = False
@@ -54,15 +56,12 @@ def run(job: Job, python: str) -> dict[str, Any]:
     answer.unlink(missing_ok=True)
     given.write_text(json.dumps({**asdict(job), "spawned": time.time()}), encoding="utf-8")
     ours = job.tool.startswith("peftctl")
-    command = [
-        sys.executable if ours else python,
-        str(HERE / ("ours.py" if ours else "peers.py")),
-        str(given),
-        str(answer),
-    ]
+    program = [sys.executable, str(HERE / "ours.py")] if ours else [python, str(HERE / "peers.py")]
     threads = str(job.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [*program, str(given), str(answer)], capture_output=True, text=True, env=environment, check=False
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
         return {"error": lines[-1][:200]}

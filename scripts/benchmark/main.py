@@ -61,7 +61,9 @@ def measure(scratch: Path, python: str, *, quick: bool, only: Sequence[str]) -> 
     }  # fmt: skip
     for threads in (1, 2):
         command = [sys.executable, str(Path(__file__).parent / "matrix.py"), str(folder / "config.json"), str(threads)]
-        found["rate"][threads] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        found["rate"][str(threads)] = json.loads(
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        )
     for job in plan(base, quick=quick):
         if only and job.name not in only:
             continue
@@ -117,7 +119,7 @@ def plan(base: Job, *, quick: bool) -> Iterable[Job]:
         replace(one, name="Trainer + PEFT, 4 rows", tool="trainer", batch=4),
     ]
     pairs += [replace(each, updates=2) for each in settings]
-    return [*pairs, replace(ours, name="profile", updates=3, profile=True)]
+    return [*pairs, replace(fast, name="profile", updates=3, profile=True)]
 
 
 def note(found: Result, job: Job, result: Result, tokens: Sequence[int]) -> None:
@@ -196,7 +198,8 @@ def start_up(python: str) -> dict[str, float]:
 
 
 def peer_versions(python: str) -> str:
-    code = "import importlib.metadata as m; print(', '.join(f'{p} {m.version(p)}' for p in ('trl','torch','transformers','peft','accelerate')))"
+    names = ("trl", "torch", "transformers", "peft", "accelerate")
+    code = f"import importlib.metadata as m; print(', '.join(f'{{p}} {{m.version(p)}}' for p in {names}))"
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -50,7 +50,7 @@ def needed(config: dict[str, Any], lengths: Sequence[int], learned: int, rank: i
 
 
 def rate(config: dict[str, Any], threads: int) -> float:
-    """Operations a second of bfloat16 products of these shapes, forward and backward, each as often as a step has it."""
+    """Operations a second of bfloat16 products of these shapes, forward and backward, each as often as in a step."""
     import torch
 
     torch.set_num_threads(threads)

@@ -44,7 +44,7 @@ def recipe(job: dict[str, Any]) -> str:
                 "schedule": "constant",
                 "warmup_ratio": 0.0,
                 "seed": job["seed"],
-                "fast": {"compile": job["compile"]},
+                "fast": {**dict.fromkeys(("packed", "loss", "lora", "norm"), job["fast"]), "compile": job["compile"]},
             },
             "output": str(Path(job["folder"]) / "run"),
         }

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from rows import chats, write
 RESULTS = SCRIPTS.parent / "docs" / "results"
 UPDATES, ROWS, LONGEST, EVAL_ROWS = 60, 4, 384, 24
 PEERS = SCRIPTS.parent / ".bench" / "bin" / "python"
-PLAIN = {"packed": False, "loss": False, "lora": False, "norm": False}
+OTHER = "plain, another adapter start"
 
 
 def main() -> None:
@@ -36,26 +37,22 @@ def main() -> None:
 
     folder = plain_folder(MODEL, print)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in (found := chats())]
+    all_rows = chats()
+    texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in all_rows]
     lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    short = [row for row, length in zip(found, lengths, strict=True) if length <= LONGEST]
+    short = [row for row, length in zip(all_rows, lengths, strict=True) if length <= LONGEST]
     with tempfile.TemporaryDirectory(prefix="peftctl-proof-") as name:
         scratch = Path(name)
-        train, held_out = (
-            write(scratch / "train.jsonl", short[:-EVAL_ROWS]),
-            write(scratch / "eval.jsonl", short[-EVAL_ROWS:]),
+        train = write(scratch / "train.jsonl", short[:-EVAL_ROWS])
+        held_out = write(scratch / "eval.jsonl", short[-EVAL_ROWS:])
+        fast = Job(
+            "fast", "peftctl", str(folder), str(train), str(held_out), "", UPDATES, rows_per_update=ROWS, eval=True
         )
-        jobs = {
-            "fast": Job("fast", "peftctl", str(folder), str(train), str(held_out), "", UPDATES, rows_per_update=ROWS),
-        }
-        jobs = {name: Job(**{**vars(jobs["fast"]), "eval": True}) for name in ("fast",)}
-        jobs["plain"] = Job(**{**vars(jobs["fast"]), "fast": PLAIN})
-        jobs["plain, another adapter start"] = Job(**{**vars(jobs["plain"]), "adapter_seed": 1})
+        plain = replace(fast, fast=False)
+        jobs = {"fast": fast, "plain": plain, OTHER: replace(plain, seed=1)}
         if PEERS.exists():
-            jobs["TRL, 1 row"] = Job(**{**vars(jobs["fast"]), "tool": "trl"})
-        placed = {
-            name: Job(**{**vars(job), "folder": str(scratch / str(at))}) for at, (name, job) in enumerate(jobs.items())
-        }
+            jobs["TRL, 1 row"] = replace(fast, tool="trl")
+        placed = {name: replace(job, folder=str(scratch / str(at))) for at, (name, job) in enumerate(jobs.items())}
         with ThreadPoolExecutor(2) as pool:  # one thread each
             results = dict(zip(placed, pool.map(lambda job: run(job, str(PEERS)), placed.values()), strict=True))
     for name, result in results.items():
@@ -65,7 +62,7 @@ def main() -> None:
 
 
 def report(results: dict[str, Any]) -> None:
-    plain, fast, other = (results[name]["losses"] for name in ("plain", "fast", "plain, another adapter start"))
+    plain, fast, other = (results[name]["losses"] for name in ("plain", "fast", OTHER))
     by_path = [abs(a - b) for a, b in zip(fast, plain, strict=True)]
     by_start = [abs(a - b) for a, b in zip(other, plain, strict=True)]
     # The first updates' losses are of the untrained adapter, which starts at nothing, whatever its random part.
@@ -77,22 +74,24 @@ def report(results: dict[str, Any]) -> None:
 
 `scripts/proofs fast`. {machine()}. {versions()}.
 
-{MODEL.name} in bfloat16, LoRA of rank 16 on all linear layers, {UPDATES} updates of {ROWS} rows of up to {LONGEST} tokens,
-every token learned. *Fast* has every path of `train.fast` on but `compile`, *plain* has none.
+{MODEL.name} in bfloat16, LoRA of rank 16 on all linear layers, {UPDATES} updates of {ROWS} rows of up to {LONGEST}
+tokens, every token learned. *Fast* has every path of `train.fast` on, *plain* has none.
 
 | | held-out loss after | last update's loss |
 |---|---|---|
 {lines}
 
-Differences of an update's loss from the plain run's, mean and largest: fast path {mean(by_path):.5f} and {max(by_path):.5f};
-another adapter start {mean(by_start):.5f} and {max(by_start):.5f}. Updates at which the fast path was further away than
-the other start: {further or "none"}. Held-out losses of fast and plain are {apart:+.3%} apart.
+Differences of an update's loss from the plain run's, mean and largest: fast path {mean(by_path):.5f} and
+{max(by_path):.5f}; another adapter start {mean(by_start):.5f} and {max(by_start):.5f}. Updates at which the fast path
+was further away than the other start: {", ".join(map(str, further)) or "none"}. Held-out losses of fast and plain are
+{apart:+.3%} apart.
 
 ![Loss of each update](fast.svg)
 """
     (RESULTS / "fast.md").write_text(page, encoding="utf-8")
     (RESULTS / "fast.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "fast.svg").write_text(curves({n: r["losses"] for n, r in results.items()}), encoding="utf-8")
+    lines_of = {name: result["losses"] for name, result in results.items()}
+    (RESULTS / "fast.svg").write_text(curves(lines_of), encoding="utf-8")
     print(page)
     if abs(apart) > 0.01 or len(further) > 1:
         sys.exit("the fast path does not follow the plain one")

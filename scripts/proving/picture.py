@@ -20,7 +20,8 @@ def curves(lines: Mapping[str, Sequence[float]]) -> str:
         return HEIGHT - BOTTOM - (loss - lowest) / (highest - lowest) * (HEIGHT - BOTTOM - TOP)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        'font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
     ]
     for step in range(5):
@@ -36,7 +37,6 @@ def curves(lines: Mapping[str, Sequence[float]]) -> str:
         points = " ".join(f"{x(at):.1f},{y(loss):.1f}" for at, loss in enumerate(losses, start=1))
         colour = COLOURS[index % len(COLOURS)]
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        parts.append(
-            f'<text x="{WIDTH - RIGHT - 4}" y="{TOP + 16 * (index + 1)}" text-anchor="end" fill="{colour}">{name}</text>'
-        )
+        place = f'x="{WIDTH - RIGHT - 4}" y="{TOP + 16 * (index + 1)}"'
+        parts.append(f'<text {place} text-anchor="end" fill="{colour}">{name}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
