@@ -59,9 +59,8 @@ def run(job: Job, python: str) -> dict[str, Any]:
     program = [sys.executable, str(HERE / "ours.py")] if ours else [python, str(HERE / "peers.py")]
     threads = str(job.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*program, str(given), str(answer)], capture_output=True, text=True, env=environment, check=False
-    )
+    command = [*program, str(given), str(answer)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
         return {"error": lines[-1][:200]}

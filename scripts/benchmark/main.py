@@ -61,9 +61,8 @@ def measure(scratch: Path, python: str, *, quick: bool, only: Sequence[str]) -> 
     }  # fmt: skip
     for threads in (1, 2):
         command = [sys.executable, str(Path(__file__).parent / "matrix.py"), str(folder / "config.json"), str(threads)]
-        found["rate"][str(threads)] = json.loads(
-            subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        )
+        measured = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found["rate"][str(threads)] = json.loads(measured)
     for job in plan(base, quick=quick):
         if only and job.name not in only:
             continue
@@ -74,7 +73,7 @@ def measure(scratch: Path, python: str, *, quick: bool, only: Sequence[str]) -> 
     if only:
         return found
     for learned in ("all", "assistant"):
-        count = 2_000 if quick else 100_000 if learned == "all" else 20_000
+        count = 2_000 if quick else 100_000 if learned == "all" else 10_000
         rows = write(scratch / "many.jsonl", many(count))
         for tool in ("peftctl_rows", "trl_rows"):
             job = replace(base, tool=tool, rows=str(rows), assistant_only=learned == "assistant", threads=2)
@@ -92,33 +91,28 @@ def measure(scratch: Path, python: str, *, quick: bool, only: Sequence[str]) -> 
 
 def plan(base: Job, *, quick: bool) -> Iterable[Job]:
     """The jobs in the order of their running: what is compared directly goes A B A B."""
-    ours = replace(base, name="peftctl", tool="peftctl", updates=3 if quick else 6)
+    ours = replace(base, name="peftctl", tool="peftctl", updates=3 if quick else 5)
     fast = replace(ours, name="peftctl, compile", compile=True)
-    one = replace(base, name="TRL, 1 row", tool="trl", updates=2 if quick else 6, batch=1)
-    four = replace(base, name="TRL, 4 padded rows", tool="trl", updates=2, batch=4)
+    one = replace(base, name="TRL, 1 row", tool="trl", updates=2 if quick else 3, batch=1)
+    four = replace(one, name="TRL, 4 padded rows", updates=2, batch=4)
     if quick:
         return [ours, one, four]
-    pairs: list[Job] = []
-    for last in (False, True):
-        pairs += [replace(ours, eval=last), fast, replace(one, updates=6 if last else 3, eval=last)]
-        pairs += [replace(four, updates=3 if last else 2)]
+    pairs = [ours, fast, one, four]
+    pairs += [replace(ours, eval=True), replace(fast, eval=True), replace(one, updates=5, eval=True), four]
     for _ in range(2):
-        pairs += [replace(each, name=f"{each.name}, 2 threads", threads=2, updates=4) for each in (ours, fast)]
-        pairs += [replace(one, name="TRL, 1 row, 2 threads", threads=2, updates=3)]
-    for _ in range(2):
-        learned = [ours, replace(one, updates=3)]
-        pairs += [replace(each, name=f"{each.name}, assistant only", assistant_only=True) for each in learned]
-    settings = [
-        replace(one, name="TRL, 2 rows", batch=2),
-        replace(one, name="TRL, 8 rows", batch=8),
-        replace(one, name="TRL, 1 row, float32", dtype="float32"),
-        replace(one, name="TRL, 1 row, autocast", dtype="autocast"),
-        replace(one, name="TRL, packing", packing=True),
-        replace(one, name="TRL, its defaults", defaults=True),
-        replace(one, name="Trainer + PEFT, 1 row", tool="trainer"),
-        replace(one, name="Trainer + PEFT, 4 rows", tool="trainer", batch=4),
+        pairs += [replace(each, name=f"{each.name}, 2 threads", threads=2) for each in (ours, fast, one)]
+    pairs += [replace(each, name=f"{each.name}, assistant only", assistant_only=True) for each in (ours, fast, one)]
+    few = replace(one, updates=2, rows_per_update=4)
+    pairs += [
+        replace(few, name="TRL, 2 rows", batch=2),
+        replace(few, name="TRL, 8 rows", batch=8, rows_per_update=8),
+        replace(few, name="TRL, 1 row, float32", dtype="float32"),
+        replace(few, name="TRL, 1 row, autocast", dtype="autocast"),
+        replace(few, name="TRL, packing", packing=True),
+        replace(few, name="TRL, its defaults", defaults=True),
+        replace(few, name="Trainer + PEFT, 1 row", tool="trainer"),
+        replace(few, name="Trainer + PEFT, 4 rows", tool="trainer", batch=4),
     ]
-    pairs += [replace(each, updates=2) for each in settings]
     return [*pairs, replace(fast, name="profile", updates=3, profile=True)]
 
 

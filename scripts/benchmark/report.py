@@ -28,8 +28,8 @@ def page(found: Result) -> str:
 (numpy's documentation as chats, in one order for all), constant learning rate 2e-4; every token learned (TRL's default)
 unless it says *assistant only*. Each figure is the median over updates, the first of each process left out, with the
 smallest and largest; jobs that are compared ran in turns (A B A B), each in a process of its own. *Above floor* is the
-peak without what importing the libraries takes. The held-out loss is that of the saved adapter, by plain PEFT, after the
-same rows.
+peak without what importing the libraries takes. The held-out loss is that of the trained adapter, by plain PEFT, after
+the same rows.
 
 {table(jobs(found))}
 
@@ -38,8 +38,8 @@ same rows.
 {table(targets(found))}
 
 `needed work` counts the floating-point operations that the step cannot do without ({found["work_per_token"] / 1e6:.0f}
-million a token); `matrix rate` is what products of the model's shapes reach alone, {found["rate"]["1"] / 1e9:.0f} GFLOP/s
-with one thread and {found["rate"]["2"] / 1e9:.0f} with two.
+million a token); `matrix rate` is what products of the model's shapes reach alone, {found["rate"]["1"] / 1e9:.0f}
+GFLOP/s with one thread and {found["rate"]["2"] / 1e9:.0f} with two.
 
 Start-up: {", ".join(f"`{name}` {taken:.2f} s" for name, taken in found["start_up_s"].items())}.
 
