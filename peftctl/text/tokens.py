@@ -8,6 +8,9 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from peftctl.example import RowFault, Segment, Segments
+from peftctl.text import byte_level
+
+Cut = tuple[list[int], list[float]]  # ids and weights
 
 
 @dataclass(frozen=True)
@@ -45,21 +48,39 @@ def encode_all(rows: Sequence[Segments], tokenizer: Any) -> list[Encoded | RowFa
     """
     pieces = [_joined(row.pieces) for row in rows]
     ends = _ends(tokenizer) if any(row.whole for row in rows) else ([], None)
-    cuts = [
-        _cut(encoding, of_row)
-        for encoding, of_row in zip(_tokenised([_text(of_row) for of_row in pieces], tokenizer), pieces, strict=True)
-    ]
-    # Some tokenizers leave white space out of a token's offsets, so a boundary can look clean and not be.
-    clean = [(cut, of_row) for cut, of_row in zip(cuts, pieces, strict=True) if cut]
-    answers = iter(_decode_right([cut for cut, _ in clean], [of_row for _, of_row in clean], tokenizer))
     made: list[Encoded | RowFault] = []
-    for row, of_row, cut in zip(rows, pieces, cuts, strict=True):
+    for row, of_row, cut in zip(rows, pieces, _cuts(pieces, tokenizer), strict=True):
         try:
-            ids, weights = cut if cut and next(answers) else _piecewise(of_row, tokenizer)
-            made.append(_finished(row, of_row, list(ids), list(weights), ends))
+            ids, weights = cut or _piecewise(of_row, tokenizer)
+            made.append(_finished(row, of_row, ids, weights, ends))
         except RowFault as fault:
             made.append(fault)
     return made
+
+
+def _cuts(pieces: Sequence[Sequence[Segment]], tokenizer: Any) -> list[Cut | None]:
+    """Each row tokenised at once, where that keeps every learned piece apart and decodes to it; else None."""
+    texts = [_text(of_row) for of_row in pieces]
+    found: list[Cut | None] = [None] * len(texts)
+    left = list(range(len(texts)))
+    if texts and (lengths := byte_level.lengths(tokenizer)) is not None:
+        core = tokenizer.backend_tokenizer
+        ids = [encoding.ids for encoding in core.encode_batch_fast(texts, add_special_tokens=False)]
+        decoded = _decode_all(ids, tokenizer)
+        for row, text in enumerate(texts):
+            if decoded[row] == text:
+                found[row] = _cut_by_bytes(ids[row], pieces[row], lengths)
+        left = [row for row in left if decoded[row] != texts[row]]
+    cuts = [
+        _cut(encoding, pieces[row])
+        for encoding, row in zip(_tokenised([texts[row] for row in left], tokenizer), left, strict=True)
+    ]
+    # Some tokenizers leave white space out of a token's offsets, so a boundary can look clean and not be.
+    clean = [(row, cut) for row, cut in zip(left, cuts, strict=True) if cut]
+    right = _decode_right([cut for _, cut in clean], [pieces[row] for row, _ in clean], tokenizer)
+    for (row, cut), answer in zip(clean, right, strict=True):
+        found[row] = cut if answer else None
+    return found
 
 
 def _finished(
@@ -95,6 +116,16 @@ def _text(pieces: Sequence[Segment]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
+def _cut_by_bytes(ids: list[int], pieces: Sequence[Segment], lengths: byte_level.Lengths) -> Cut | None:
+    ends = byte_level.ends(ids, [piece.text for piece in pieces], lengths)
+    if ends is None:
+        return None
+    weights: list[float] = []
+    for piece, end in zip(pieces, ends, strict=True):
+        weights += [piece.weight] * (end - len(weights))
+    return ids, weights
+
+
 def _tokenised(texts: Sequence[str], tokenizer: Any) -> list[Any]:
     """Each text's encoding, all of them at once and in parallel."""
     if not texts:
@@ -105,7 +136,7 @@ def _tokenised(texts: Sequence[str], tokenizer: Any) -> list[Any]:
     return made
 
 
-def _cut(encoding: Any, pieces: Sequence[Segment]) -> tuple[list[int], list[float]] | None:
+def _cut(encoding: Any, pieces: Sequence[Segment]) -> Cut | None:
     """The row tokenised at once, or None where a token would be partly learned."""
     ids: list[int] = encoding.ids
     weights: list[float] = []
@@ -124,7 +155,7 @@ def _cut(encoding: Any, pieces: Sequence[Segment]) -> tuple[list[int], list[floa
     return ids, weights
 
 
-def _piecewise(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int], list[float]]:
+def _piecewise(pieces: Sequence[Segment], tokenizer: Any) -> Cut:
     ids: list[int] = []
     weights: list[float] = []
     for piece in pieces:
@@ -136,9 +167,7 @@ def _piecewise(pieces: Sequence[Segment], tokenizer: Any) -> tuple[list[int], li
     return ids, weights
 
 
-def _decode_right(
-    rows: Sequence[tuple[list[int], list[float]]], pieces: Sequence[Sequence[Segment]], tokenizer: Any
-) -> list[bool]:
+def _decode_right(rows: Sequence[Cut], pieces: Sequence[Sequence[Segment]], tokenizer: Any) -> list[bool]:
     """For every row whether each run of learned ids, decoded in its place, is a learned piece, and stands there.
 
     The place is compared only where the tokenizer gives the whole text back: one that normalises text moves it.

@@ -36,11 +36,17 @@ def main() -> None:
     parser.add_argument("--peers", required=True, help="Python of the peers' environment")
     parser.add_argument("--quick", action="store_true", help="one short round, printed only")
     parser.add_argument("--only", nargs="*", default=(), help="names of the jobs to run; printed only")
+    parser.add_argument("--rows", action="store_true", help="measure the preparing of rows alone, and write it anew")
     given = parser.parse_args()
     began = time.time()
-    with tempfile.TemporaryDirectory(prefix="peftctl-bench-") as scratch:
-        found = measure(Path(scratch), given.peers, quick=given.quick, only=given.only)
-    found["minutes"] = round((time.time() - began) / 60, 1)
+    old = json.loads((RESULTS / "bench.json").read_text("utf-8")) if given.rows else {}
+    with tempfile.TemporaryDirectory(prefix="peftctl-bench-") as name:
+        setting = Setting(Path(name), given.peers, quick=given.quick)
+        found = {**old, **({} if given.rows else measure(setting, given.only))}
+        if not given.only:
+            found |= {"rows": prepared_rows(setting), "start_up_s": start_up(given.peers)}
+    if not given.rows:
+        found["minutes"] = round((time.time() - began) / 60, 1)
     print(text(found))
     if not given.quick and not given.only:
         (RESULTS / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -48,44 +54,53 @@ def main() -> None:
         print(f"written: {RESULTS / 'bench.md'}, {RESULTS / 'bench.json'}")
 
 
-def measure(scratch: Path, python: str, *, quick: bool, only: Sequence[str]) -> Result:
-    from peftctl.model.gguf import plain_folder
+class Setting:
+    """The model, the rows and the peers that everything is measured with."""
 
-    folder = plain_folder(MODEL, print)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    lengths, train, held_out = prepare(folder, scratch)
-    base = Job("", "", str(folder), str(train), str(held_out), str(scratch / "job"), updates=0)
+    def __init__(self, scratch: Path, python: str, *, quick: bool) -> None:
+        from peftctl.model.gguf import plain_folder
+
+        self.scratch, self.python, self.quick = scratch, python, quick
+        self.model = plain_folder(MODEL, print)
+        self.config = json.loads((self.model / "config.json").read_text("utf-8"))
+        self.lengths, train, held_out = prepare(self.model, scratch)
+        self.base = Job("", "", str(self.model), str(train), str(held_out), str(scratch / "job"), updates=0)
+
+
+def measure(setting: Setting, only: Sequence[str]) -> Result:
+    """Training, one job after another."""
+    base, lengths = setting.base, setting.lengths
     found: Result = {
-        "machine": machine(), "versions": versions(), "peers": peer_versions(python), "model": MODEL.name,
-        "quick": quick, "jobs": {}, "rate": {}, "rows": {},
+        "machine": machine(), "versions": versions(), "peers": peer_versions(setting.python), "model": MODEL.name,
+        "quick": setting.quick, "jobs": {}, "rate": {}, "rows": {},
     }  # fmt: skip
     for threads in (1, 2):
-        command = [sys.executable, str(Path(__file__).parent / "matrix.py"), str(folder / "config.json"), str(threads)]
+        program = [sys.executable, str(Path(__file__).parent / "matrix.py")]
+        command = [*program, str(setting.model / "config.json"), str(threads)]
         measured = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         found["rate"][str(threads)] = json.loads(measured)
-    for job in plan(base, quick=quick):
+    taken = lengths[: base.rows_per_update * 4]
+    found["work_per_token"] = needed(setting.config, taken, sum(taken) - len(taken), base.rank) / sum(taken)
+    for job in plan(base, quick=setting.quick):
         if only and job.name not in only:
             continue
-        result = run(job, python)
+        result = run(job, setting.python)
         tokens = [sum(lengths[at : at + job.rows_per_update]) for at in range(0, len(lengths), job.rows_per_update)]
         note(found, job, result, tokens)
         print(f"{time.strftime('%H:%M:%S')}  {job.name}: {said(found['jobs'][job.name])}", flush=True)
-    if only:
-        return found
+    return found
+
+
+def prepared_rows(setting: Setting) -> Result:
+    """The preparing of many chats, by peftctl and by TRL in turn."""
+    found: Result = {}
     for learned in ("all", "assistant"):
-        count = 2_000 if quick else 100_000 if learned == "all" else 10_000
-        rows = write(scratch / "many.jsonl", many(count))
+        count = 2_000 if setting.quick else 100_000 if learned == "all" else 10_000
+        rows = write(setting.scratch / "many.jsonl", many(count))
         for tool in ("peftctl_rows", "trl_rows"):
-            job = replace(base, tool=tool, rows=str(rows), assistant_only=learned == "assistant", threads=2)
-            found["rows"].setdefault(learned, {})[tool] = run(job, python)
-            print(
-                f"{time.strftime('%H:%M:%S')}  {count} rows, {learned}: {tool} {found['rows'][learned][tool]}",
-                flush=True,
-            )
-    found["start_up_s"] = start_up(python)
-    taken = lengths[: base.rows_per_update * 4]
-    work = needed(config, taken, sum(taken) - len(taken), base.rank) / sum(taken)
-    found["work_per_token"] = work
+            job = replace(setting.base, tool=tool, rows=str(rows), assistant_only=learned == "assistant", threads=2)
+            found.setdefault(learned, {})[tool] = run(job, setting.python)
+            print(f"{time.strftime('%H:%M:%S')}  {count} rows, {learned}: {tool} {found[learned][tool]}", flush=True)
     return found
 
 

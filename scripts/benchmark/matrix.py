@@ -49,7 +49,7 @@ def needed(config: dict[str, Any], lengths: Sequence[int], learned: int, rank: i
     return float(layers * (frozen + lora + attention) + 4 * learned * head[1] * head[2])
 
 
-def rate(config: dict[str, Any], threads: int) -> float:
+def rate(config: dict[str, Any], threads: int, device: str = "cpu") -> float:
     """Operations a second of bfloat16 products of these shapes, forward and backward, each as often as in a step."""
     import torch
 
@@ -57,8 +57,10 @@ def rate(config: dict[str, Any], threads: int) -> float:
     layers = config["num_hidden_layers"]
     work = seconds = 0.0
     for rows, inputs, outputs in shapes(config):
-        x, weight = torch.randn(rows, inputs).bfloat16(), torch.randn(outputs, inputs).bfloat16()
-        dy = torch.randn(rows, outputs).bfloat16()
+        x, weight, dy = (
+            torch.randn(*shape, dtype=torch.bfloat16, device=device)
+            for shape in ((rows, inputs), (outputs, inputs), (rows, outputs))
+        )
         times = TOKENS // rows if rows != TOKENS else layers
         for product in (lambda x=x, w=weight: x @ w.T, lambda dy=dy, w=weight: dy @ w):
             for _ in range(3):
@@ -67,6 +69,8 @@ def rate(config: dict[str, Any], threads: int) -> float:
             for _ in range(REPEATS):
                 began = time.perf_counter()
                 product()
+                if device != "cpu":
+                    torch.cuda.synchronize()
                 taken.append(time.perf_counter() - began)
             work += times * 2.0 * rows * inputs * outputs
             seconds += times * sorted(taken)[REPEATS // 2]

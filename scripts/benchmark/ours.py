@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from peers import held_out_loss, peak_bytes
+from peers import held_out_loss, peak_bytes, peak_gpu_bytes
 
 
 def main() -> None:
@@ -97,6 +97,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         "tokens": [step["tokens"] for step in steps],
         "peak_bytes": peak,
         "floor_bytes": floor,
+        "peak_gpu_bytes": peak_gpu_bytes(),
         "first_step_s": first_step,
         "eval_loss": held_out(run, job) if job["eval"] else None,
         "operators": operators(profile) if profile else None,

@@ -31,6 +31,12 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def peak_gpu_bytes() -> int:
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
 def clock_callback(job: dict[str, Any]) -> Any:
     """A callback that notes wall and CPU seconds at the end of every update."""
     from transformers import TrainerCallback
@@ -65,6 +71,7 @@ def figures(clock: Any, trainer: Any, job: dict[str, Any], floor: int) -> dict[s
         "losses": losses,
         "peak_bytes": peak,
         "floor_bytes": floor,
+        "peak_gpu_bytes": peak_gpu_bytes(),
         "first_step_s": clock.first_step,
         "eval_loss": held_out,
     }

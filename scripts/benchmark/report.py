@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import StatisticsError, median
 from typing import Any
 
 Result = dict[str, Any]
@@ -22,7 +22,9 @@ def page(found: Result) -> str:
     """docs/results/bench.md."""
     return f"""# Training beside TRL and Hugging Face's Trainer
 
-`scripts/bench`, {found["minutes"]} minutes. {found["machine"]}. peftctl: {found["versions"]}. Peers: {found["peers"]}.
+`scripts/bench`, {found["minutes"]} minutes. {found["machine"]}.
+peftctl: {found["versions"]}.
+Peers: {found["peers"]}.
 
 {found["model"]} in bfloat16, LoRA of rank 16 on all linear layers, 8 rows an update, rows of up to 1024 tokens
 (numpy's documentation as chats, in one order for all), constant learning rate 2e-4; every token learned (TRL's default)
@@ -86,12 +88,12 @@ class Ratios:
     def speed(self, name: str, key: str = "per_cpu_s") -> float:
         return float(median(self.jobs[name][key]))
 
-    def best(self, key: str, threads: int) -> float:
-        """The fastest peer with so many threads, every token learned."""
+    def best(self, key: str, threads: int, tool: str) -> float:
+        """The tool's fastest setting with so many threads, every token learned."""
         return max(
             self.speed(name, key)
             for name, entry in self.jobs.items()
-            if not name.startswith("peftctl")
+            if name.startswith(tool)
             and entry["threads"] == threads
             and entry.get(key)
             and not name.endswith("assistant only")
@@ -100,11 +102,14 @@ class Ratios:
     def four_rows(self, ours: str) -> str:
         return times(self.speed(ours) / self.speed(FOUR))
 
-    def best_peer(self, ours: str) -> str:
-        return times(self.speed(ours) / self.best("per_cpu_s", 1))
+    def best_trl(self, ours: str) -> str:
+        return times(self.speed(ours) / self.best("per_cpu_s", 1, "TRL"))
+
+    def best_trainer(self, ours: str) -> str:
+        return times(self.speed(ours) / self.best("per_cpu_s", 1, "Trainer"))
 
     def two_threads(self, ours: str) -> str:
-        return times(self.speed(f"{ours}, 2 threads", "per_s") / self.best("per_s", 2))
+        return times(self.speed(f"{ours}, 2 threads", "per_s") / self.best("per_s", 2, "TRL"))
 
     def matrix_rate(self, ours: str) -> str:
         return f"{100 * self.speed(ours) * self.found['work_per_token'] / self.found['rate']['1']:.0f} %"
@@ -125,8 +130,9 @@ def targets(found: Result) -> list[Sequence[str]]:
     ratios = Ratios(found)
     aims = (
         ("tokens / CPU-s against TRL, 4 padded rows", ">= 8x", ratios.four_rows),
-        ("tokens / CPU-s against the best peer", ">= 3x", ratios.best_peer),
-        ("tokens / s, two threads, against the best peer", ">= 3x", ratios.two_threads),
+        ("tokens / CPU-s against TRL's best setting", ">= 3x", ratios.best_trl),
+        ("tokens / CPU-s against Trainer + PEFT's best", "", ratios.best_trainer),
+        ("tokens / s, two threads, against TRL, 1 row", ">= 3x", ratios.two_threads),
         ("needed work / s, of the matrix rate", ">= 70 %", ratios.matrix_rate),
         ("peak memory against TRL's best, 1 row", "<= 0.6x", ratios.memory),
         ("time to first step against TRL, 1 row", "<= 0.7x", ratios.first_step),
@@ -138,7 +144,7 @@ def targets(found: Result) -> list[Sequence[str]]:
         for ours in (OURS, COMPILED):
             try:
                 cells.append(ratio(ours))
-            except (KeyError, ValueError):  # not measured in a short round
+            except (KeyError, ValueError, StatisticsError):  # not measured in a short round
                 cells.append("")
         made.append((name, target, *cells))
     for learned, tools in found["rows"].items():

@@ -209,3 +209,25 @@ def test_an_empty_piece_between_learned_ones_changes_nothing() -> None:
     with_it = Segments((Segment("a"), Segment("b", 1.0), Segment(""), Segment("c", 1.0)), whole=False)
     without = Segments((Segment("a"), Segment("b", 1.0), Segment("c", 1.0)), whole=False)
     assert tokens.encode(with_it, tokenizer) == tokens.encode(without, tokenizer)
+
+
+def test_bytes_say_where_parts_end_as_offsets_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    from peftctl.text import byte_level
+
+    tokenizer = kinds.byte_level((("o", "n"), ("Ġ", "y"), ("e", "s")))
+    rows = [
+        Segments((Segment("one "), Segment("yes", 1.0)), whole=False),
+        Segments((Segment("one"), Segment(" yes", 1.0), Segment("<|im_end|>")), whole=False),
+        Segments((Segment("é🙂"), Segment("日本", 0.5), Segment("ñ")), whole=False),
+        Segments((Segment("", 1.0), Segment("a", 1.0)), whole=False),
+    ]
+    assert byte_level.lengths(tokenizer) is not None
+    by_bytes = tokens.encode_all(rows, tokenizer)
+    monkeypatch.setattr(byte_level, "lengths", lambda _: None)
+    assert tokens.encode_all(rows, tokenizer) == by_bytes
+
+
+def test_tokens_that_are_no_bytes_have_no_lengths() -> None:
+    from peftctl.text import byte_level
+
+    assert all(byte_level.lengths(made) is None for made in (kinds.metaspace(), kinds.wordpiece()))
