@@ -93,8 +93,8 @@ def report(found: dict[str, Any]) -> None:
 {versions()}.
 
 {MODEL.name}, LoRA of rank 16 on all linear layers, {UPDATES} updates of {ROWS} rows of up to {LONGEST} tokens, every
-token learned. *Fast* has every path of `train.fast` on, *plain* has none. The held-out loss is that of the saved adapter
-by plain PEFT in bfloat16 (TRL's: of its model as trained).
+token learned. *Fast* has every path of `train.fast` on, *plain* has none. The held-out loss is that of the saved
+adapter by plain PEFT in bfloat16 (TRL's: of its model as trained).
 
 | | | held-out loss after | last update's loss |
 |---|---|---|---|
