@@ -228,6 +228,7 @@ def _fast(event: Event) -> str:
         said[0] += f" (packing is not exact here: {event['not_packed']})"
     said += ["loss from hidden states"] if event["loss"] else []
     said += [f"{kind} x{count}" for kind, count in event["replaced"].items()]
+    said += ["compiled in between"] if event["compiled"] else []
     said += [f"left as they are: {', '.join(event['left'])}"] if event["left"] else []
     return f"         fast: {', '.join(said)}"
 

@@ -20,5 +20,9 @@ def tiles(x: Tensor, size: int) -> Iterator[slice]:
 @lru_cache(maxsize=32)
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` through torch.compile, for any number of rows."""
+    from torch._inductor import config
+
+    # In this process: workers of the compiler's own would outlive an interrupted run, and hold its output open.
+    config.compile_threads = 1
     made: Callable[..., Any] = torch.compile(function, dynamic=True)
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,14 +24,17 @@ COMPILED_TOKENS = 100_000
 
 def compile_pays(device: Any, tokens: int) -> bool:
     """Whether torch.compile saves time on this machine over so many tokens of training."""
-    if device.type != "cpu" or tokens < COMPILED_TOKENS:
-        return False
-    from torch._inductor.cpp_builder import get_cpp_compiler
+    return device.type == "cpu" and tokens >= COMPILED_TOKENS and has_compiler()
+
+
+def has_compiler() -> bool:
+    """Whether torch finds a C++ compiler that runs."""
+    from torch._inductor import cpp_builder
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
-        return bool(get_cpp_compiler())
-    except InvalidCxxCompiler:
+        return bool(cpp_builder.get_cpp_compiler())
+    except (InvalidCxxCompiler, OSError):
         return False
 
 
@@ -69,6 +73,7 @@ class FastPaths:
                 "not_packed": self.profile.why_not if self.settings.packed else "",
                 "loss": self.settings.loss and self.profile.head is not None,
                 "replaced": dict(installed.counts),
+                "compiled": bool(self.settings.compile),
                 "left": sorted(installed.left),
             }
 
@@ -78,9 +83,11 @@ def _compile_errors() -> Iterator[None]:
     """What torch.compile raises as a MachineError that says how to do without. Its import alone takes a second."""
     from torch._dynamo.exc import TorchDynamoException
 
+    hint = "without it: train.fast.compile: false"
+    if not has_compiler():
+        raise MachineError("train.fast.compile: needs a C++ compiler, and there is none (g++, or what CXX names)", hint)
     try:
         yield
     except TorchDynamoException as error:
-        reason = " ".join(str(error).split())[:200]
-        hint = "without it: train.fast.compile: false"
+        reason = textwrap.shorten(str(error).split("Set TORCHDYNAMO_VERBOSE")[0], 200, placeholder=" ...")
         raise MachineError(f"train.fast.compile: torch.compile fails here: {reason}", hint) from error

@@ -122,6 +122,9 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         max_steps=recipe.train.max_steps,
     )
     recipe = resolve.resolve_compile(recipe, compile_pays(accelerator.device, rows.tokens * plan.total // len(rows)))
+    if recipe.train.batch_size > len(rows) and plan.total > len(rows):
+        text = f"train.batch_size {recipe.train.batch_size} is more than the {len(rows)} rows: a step takes rows twice"
+        events.emit("warning", message=f"{text} or more")
     if recipe.eval.every and recipe.eval.every >= plan.steps:
         raise UsageError(
             f"eval.every: has no effect in a run of {plan.steps} steps (found {recipe.eval.every})",

@@ -122,6 +122,15 @@ def test_whether_to_compile_is_decided_by_the_tokens_and_kept_in_the_resolved_re
 
 # torch.compile's own machinery still uses what torch has deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_compiling_without_a_compiler_says_what_is_missing(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", no_compiler)
+    with pytest.raises(MachineError, match=r"train\.fast\.compile: needs a C\+\+ compiler, and there is none"):
+        jobs.train(tmp_path, tiny_model, train={"fast": {"compile": True}})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_compiler_that_fails_ends_the_run_with_what_turns_it_off(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

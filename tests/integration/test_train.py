@@ -365,3 +365,11 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_done(tmp_pa
     with pytest.raises(MachineError, match=r"track\.to: swanlab cannot be reached"):
         jobs.train(tmp_path, tiny_model, track={"to": ["tensorboard", "swanlab"]})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_more_rows_than_there_are_is_said(tmp_path: Path, tiny_model: Path) -> None:
+    _, events = jobs.train(tmp_path, tiny_model, train={"batch_size": 40, "epochs": None, "max_steps": 1})
+    notes = [event["message"] for event in events if event["event"] == "warning"]
+    assert notes == ["train.batch_size 40 is more than the 24 rows: a step takes rows twice or more"]
+    _, events = jobs.train(tmp_path, tiny_model, "whole", train={"batch_size": 40, "epochs": 1})
+    assert not [event for event in events if event["event"] == "warning"]
