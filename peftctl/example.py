@@ -5,9 +5,11 @@ This is a sum type: a row becomes exactly one of these, and the task's ``encode`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -32,22 +34,63 @@ class Segments:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a conversation. ``role`` is one of ROLES; ``weight`` as in Segment."""
+    """One message of a conversation. ``role`` is one of ROLES; ``weight`` as in Segment.
+
+    ``fields`` is what else a template may write of it: name, tool_calls, tool_call_id, reasoning_content.
+    """
 
     role: str
     content: str
     weight: float = 0.0
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages, in order. How they look as text is the tokenizer's chat template's to say."""
+    """Messages, in order, and the ``tools`` (JSON schemas of functions) that the model may call.
+
+    How they look as text is the tokenizer's chat template's to say.
+    """
 
     turns: tuple[Turn, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
-Example = Segments | Conversation
+@dataclass(frozen=True)
+class Preference:
+    """Two answers to one prompt, the chosen one better than the rejected one."""
+
+    chosen: Segments | Conversation
+    rejected: Segments | Conversation
+
+
+@dataclass(frozen=True)
+class Triple:
+    """A text, one that belongs to it, and one that does not."""
+
+    anchor: str
+    positive: str
+    negative: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two texts, and how alike they are where that is known."""
+
+    first: str
+    second: str
+    score: float | None = None
+
+
+Example = Segments | Conversation | Preference | Triple | Pair
 
 
 class RowFault(ValueError):
-    """A row that cannot become an example, or an example that cannot be encoded. Its text is the reason."""
+    """A row that cannot become an example, or an example that cannot be encoded.
+
+    Its text is the reason; ``kind`` the few words under which faults of its sort are counted.
+    """
+
+    def __init__(self, reason: str, kind: str = "") -> None:
+        super().__init__(reason)
+        self.kind = kind or reason

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftctl.errors import UsageError
-from peftctl.example import Conversation, Turn
+from peftctl.example import Turn
 from peftctl.text import chat
+from peftctl.text.template import end_of_turn
 from peftctl.text.tokens import prompt_ids
 
 
@@ -75,12 +76,8 @@ def stop_ids(model: Any, tokenizer: Any) -> list[int]:
     stops.update([configured] if isinstance(configured, int) else configured or [])
     if tokenizer.eos_token_id is not None:
         stops.add(tokenizer.eos_token_id)
-    if tokenizer.chat_template:
-        turns = (Turn("user", "a"), Turn("assistant", "b", weight=1.0))
-        learned = [piece.text for piece in chat.segments(Conversation(turns), tokenizer).pieces if piece.weight]
-        last = tokenizer(learned[-1], add_special_tokens=False)["input_ids"][-1]
-        if last in tokenizer.all_special_ids or last in tokenizer.added_tokens_decoder:
-            stops.add(last)
+    if (end := end_of_turn(tokenizer)) is not None:
+        stops.add(end)
     return sorted(stops)
 
 

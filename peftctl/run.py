@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import inventory, sha256
-from peftctl.data import encode
+from peftctl.data import sources
 from peftctl.data.collate import Collator, pad_id
-from peftctl.data.sources import read_examples
+from peftctl.data.encode import Encoding, encode
+from peftctl.data.sources import Sourced
 from peftctl.errors import DataError, UsageError, VerificationError
 from peftctl.evaluation.measure import Measurement
 from peftctl.example import ROLES, Turn
@@ -27,6 +28,7 @@ from peftctl.nearest import nearest
 from peftctl.recipe import Recipe
 from peftctl.recipe import load as load_recipe
 from peftctl.tasks import TASKS
+from peftctl.text import template
 
 # A resolved recipe names every target: a mixture of experts has tens of thousands.
 RESOLVED_BYTES = 50_000_000
@@ -124,11 +126,16 @@ class LoadedRun:
         recipe, task = self.run.recipe, self.collate.task
         if data is None:
             self.run.check_data()
-        examples = read_examples(data, "auto", limit, task.name) if data else encode.read(recipe)[1][:limit]
+        longest = recipe.data.max_length or 0
+        encoding = Encoding(task, self.tokenizer, longest, recipe.data.learn, recipe.data.overlong)
+        if data is not None:
+            examples: Sequence[Sourced] = sources.read_examples(data, "auto", limit, task.name)
+        else:
+            examples = sources.held_out(recipe)[:limit]
         if not examples:
             raise UsageError(f"{self.run.path}: its recipe holds out no rows", "name some with --data FILE")
-        longest = recipe.data.max_length or 0
-        rows = encode.encode(examples, task, self.tokenizer, longest, "held-out", recipe.data.learn)
+        counted = replace(sources.tally(recipe.data), read=len(examples))
+        rows = encode(sources.Side(examples, counted), encoding, "held-out")
         return Measurement(rows, self.collate, longest, recipe.eval.choices or ())
 
 
@@ -183,6 +190,7 @@ def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
     accelerator = Accelerator()
     model = accelerator.prepare_model(model, evaluation_mode=True).eval()
     tokenizer = loading.load_tokenizer(found, recipe.model)
+    template.choose(tokenizer, recipe.data.template, found.name)
     slices_logits = loading.forward_takes(model.get_base_model(), "logits_to_keep")
     fast = FastPaths(recipe.train.fast, profile(model, task, slices_logits), METHODS[recipe.method.name])
     tokens = recipe.train.micro_batch_tokens or 0

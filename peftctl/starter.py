@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +11,15 @@ from typing import Any
 import yaml
 
 from peftctl.atomic import write_text
+from peftctl.data import files, readers
 from peftctl.data.sources import choose_format, read_examples
 from peftctl.errors import Place, UsageError
+from peftctl.example import RowFault
 from peftctl.methods import METHODS
 from peftctl.recipe import check
 from peftctl.recipe.resolve import DEFAULT_EPOCHS
 from peftctl.recipe.schema import TrainSettings
+from peftctl.tasks import TASKS
 
 LOOKED_AT = 100
 HELD_OUT = 0.05
@@ -40,7 +42,7 @@ def propose_format(data: Path, task: str) -> tuple[str, int]:
     Raises DataError where none fits.
     """
     first = first_row(data)
-    name = choose_format("auto", frozenset(first), task, Place(str(data), 1)).name
+    name = choose_format("auto", frozenset(first), TASKS[task], Place(str(data), 1)).name
     return name, len(read_examples(data, name, LOOKED_AT, task))
 
 
@@ -107,15 +109,14 @@ def _held_out(rows: int) -> str:
 
 
 def first_row(data: Path) -> Mapping[str, Any]:
-    """The first row of a JSONL file. Raises DataError where there is none."""
-    try:
-        with data.open(encoding="utf-8-sig") as file:
-            row = json.loads(next((line for line in file if line.strip()), "{}"))
-    except (OSError, ValueError):
-        row = {}
-    if not isinstance(row, dict) or not row:
-        read_examples(data, "messages", 1, "causal_lm")  # says what is wrong with the file, and where
-    return row if isinstance(row, dict) else {}
+    """The first row of a file. Raises DataError where there is none, or it cannot be read."""
+    with files.open_binary(str(data)) as file:
+        for _, row in readers.read(str(data), file):
+            if isinstance(row, RowFault):
+                break
+            return row
+    read_examples(data, "auto", 1, "causal_lm")  # says what is wrong with the file, and where
+    return {}
 
 
 def _beside(path: Path, folder: Path) -> str:

@@ -77,8 +77,9 @@ def recipe_page() -> str:
             parts += ["\n### `data.train`: one source or a list of them\n\n", *_table(Source)]
             parts += ["\n### `data.eval`\n\n", f"{_summary(EvalSource)}\n\n", *_table(EvalSource)]
             parts += ["\n### Formats\n\n| format | columns |\n|---|---|\n"]
-            parts += [f"| `{fmt.name}` | `{fmt.columns}` |\n".replace(" | a", " \\| a").replace("m | u", "m \\| u")
-                      for fmt in FORMATS.values()]  # fmt: skip
+            for fmt in FORMATS.values():
+                columns = fmt.columns.replace("|", "\\|")
+                parts.append(f"| `{fmt.name}` | `{columns}` |\n")
     return "".join(parts)
 
 
@@ -122,6 +123,8 @@ def _type(schema: dict[str, Any]) -> str:
         return "section" if "Fast" in schema["$ref"] else "source"
     if schema["type"] == "array":
         return f"list of {_type(schema['items'])}"
+    if schema["type"] == "object":
+        return f"mapping of {_type(schema['additionalProperties'])}"
     words = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]

@@ -1,4 +1,4 @@
-"""A hub on the loopback: enough of its API for huggingface_hub to list and fetch a model, and to be let down by it."""
+"""A hub on the loopback: enough of its API for huggingface_hub and datasets to list and fetch, and to be let down."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 REPO = "acme/tiny"
 CONFIG, INDEX = b'{"model_type": "llama"}', "model.safetensors.index.json"
@@ -32,7 +32,10 @@ def sharded(shards: int = 2) -> dict[str, bytes]:
 
 @dataclass
 class FakeHub:
-    """One repo. ``commits`` holds its files by commit; the rest says how it behaves, and what it was asked."""
+    """One repo: a model, or a data set where ``kind`` is "datasets".
+
+    ``commits`` holds its files by commit; the rest says how it behaves, and what it was asked.
+    """
 
     commits: dict[str, dict[str, bytes]]
     branches: dict[str, str]
@@ -43,6 +46,7 @@ class FakeHub:
     served: list[str] = field(default_factory=list)  # files asked for with GET
     requests: list[str] = field(default_factory=list)
     endpoint: str = ""
+    kind: str = "models"
 
     def commit(self, revision: str) -> str | None:
         found = {**self.branches, **self.tags}.get(revision, revision)
@@ -51,6 +55,7 @@ class FakeHub:
 
 class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
+    body = b""
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
@@ -62,14 +67,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self._answer()
+
     def _answer(self) -> None:
         hub, path = self.hub, urlsplit(self.path).path
         hub.requests.append(f"{self.command} {path}")
         if hub.refuse:
             return self._refuse(*hub.refuse)
         parts = [unquote(part) for part in path.strip("/").split("/")]
+        if hub.kind != "models" and parts[0] == hub.kind:  # a model's files stand at the top, a data set's below
+            del parts[0]
         match parts:
-            case ["api", "models", owner, name, *rest] if f"{owner}/{name}" == REPO:
+            case ["api", hub.kind, owner, name, *rest] if f"{owner}/{name}" == REPO:
                 return self._api(rest)
             case [owner, name, "resolve", revision, *file] if f"{owner}/{name}" == REPO:
                 return self._file(revision, "/".join(file))
@@ -83,16 +94,21 @@ class _Handler(BaseHTTPRequestHandler):
                 for kind, refs in (("branches", hub.branches), ("tags", hub.tags), ("converts", {}))
             }
             return self._json(listed)
-        what, revision = (rest[0], rest[1]) if rest else ("revision", "main")
+        what, revision, *folder = rest or ("revision", "main")
         commit = hub.commit(revision)
         if commit is None:
             return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         files = hub.commits[commit]
-        if what == "tree":
-            entries = [
-                {"type": "file", "path": name, "size": len(data), "oid": _etag(data)} for name, data in files.items()
-            ]
-            return self._json(entries)
+        if what in ("tree", "paths-info"):
+            listed = [_entry(name, data) for name, data in files.items()]
+            folders = {name[:at] for name in files for at, letter in enumerate(name) if letter == "/"}
+            listed += [{"type": "directory", "path": name, "oid": _etag(name.encode())} for name in sorted(folders)]
+            if what == "tree":
+                recursive = "true" in parse_qs(urlsplit(self.path).query.lower()).get("recursive", [])
+                found = [each for each in listed if _within(each["path"], "/".join(folder), recursive)]
+                return self._json(found) if found else self._refuse(404, "EntryNotFound", "no such folder")
+            asked = parse_qs(self.body.decode())["paths"]
+            return self._json([each for each in listed if each["path"] in asked])
         return self._json({"id": REPO, "sha": commit, "siblings": [{"rfilename": name} for name in files]})
 
     def _file(self, revision: str, name: str) -> None:
@@ -101,17 +117,23 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.refuse_files:
             return self._refuse(*hub.refuse_files)
         if commit is None or name not in hub.commits[commit]:
-            return self._refuse(404, "EntryNotFound", "Entry not found")
+            return self._refuse(404, "EntryNotFound", "Entry not found", commit or "")
         data = hub.commits[commit][name]
         if self.command == "GET":
             hub.served.append(name)
-        self._send(200, data, {"ETag": f'"{_etag(data)}"', "X-Repo-Commit": commit}, cut=hub.break_off == name)
+        headers = {"ETag": f'"{_etag(data)}"', "X-Repo-Commit": commit}
+        if asked := self.headers.get("Range", "").removeprefix("bytes="):
+            first, last = asked.split("-")
+            end = min(int(last or len(data)), len(data) - 1) + 1
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(data)}"
+            return self._send(206, data[int(first) : end], headers, cut=hub.break_off == name)
+        self._send(200, data, headers, cut=hub.break_off == name)
 
     def _json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": message})
+    def _refuse(self, status: int, code: str, message: str, commit: str = "") -> None:
+        self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": message, "X-Repo-Commit": commit})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str], *, cut: bool = False) -> None:
         self.send_response(status)
@@ -119,9 +141,18 @@ class _Handler(BaseHTTPRequestHandler):
             if value:
                 self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if cut else body)
             self.close_connection = self.close_connection or cut
+
+
+def _entry(name: str, data: bytes) -> dict[str, Any]:
+    return {"type": "file", "path": name, "size": len(data), "oid": _etag(data)}
+
+
+def _within(path: str, folder: str, recursive: bool) -> bool:
+    below = path.removeprefix(f"{folder}/") if folder else path
+    return (not folder or below != path) and (recursive or "/" not in below)
 
 
 def _etag(data: bytes) -> str:

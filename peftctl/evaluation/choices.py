@@ -18,6 +18,7 @@ from peftctl.data.sources import Sourced
 from peftctl.errors import DataError
 from peftctl.evaluation.loss import evaluate
 from peftctl.example import Conversation, RowFault, Segment, Segments
+from peftctl.tasks import EncodedExample
 from peftctl.text.tokens import Encoded
 
 Scores = npt.NDArray[np.float64]
@@ -49,10 +50,10 @@ def questions(rows: Sequence[Sourced], choices: Sequence[str], collate: Collator
     return asked
 
 
-def _sound(row: Sourced, variant: Encoded | RowFault) -> Encoded:
+def _sound(row: Sourced, variant: EncodedExample) -> Encoded:
     if isinstance(variant, RowFault):
         raise DataError(f"{row.place}: {variant}")
-    return variant
+    return variant[-1]  # only the last turn is learned, so there is one
 
 
 def scores_of(of_variants: Sequence[Mapping[str, float]], choices: int) -> Scores:
@@ -94,7 +95,7 @@ def report(guesses: npt.ArrayLike, answers: npt.ArrayLike, choices: Sequence[str
 
 
 def _answer(row: Sourced, choices: Sequence[str]) -> int:
-    example = row.example
+    example = _spoken(row)
     text = example.turns[-1].content if isinstance(example, Conversation) else example.pieces[-1].text
     if text not in choices:
         raise DataError(
@@ -104,11 +105,18 @@ def _answer(row: Sourced, choices: Sequence[str]) -> int:
     return list(choices).index(text)
 
 
+def _spoken(row: Sourced) -> Conversation | Segments:
+    if isinstance(row.example, Conversation | Segments):
+        return row.example
+    raise DataError(f"{row.place}: a {type(row.example).__name__} has no answer, as eval.choices needs")
+
+
 def _with_answer(row: Sourced, choice: str) -> Conversation | Segments:
     """The row with ``choice`` for its last text, and only that text to be scored."""
-    example = row.example
+    example = _spoken(row)
     if isinstance(example, Conversation):
         read = tuple(replace(turn, weight=0.0) for turn in example.turns[:-1])
-        return Conversation((*read, replace(example.turns[-1], content=choice, weight=1.0)))
+        last = replace(example.turns[-1], content=choice, weight=1.0)
+        return replace(example, turns=(*read, last))
     pieces = tuple(replace(piece, weight=0.0) for piece in example.pieces[:-1])
     return Segments((*pieces, Segment(choice, 1.0)), whole=example.whole)

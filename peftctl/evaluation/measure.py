@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from typing import Any
 
@@ -26,13 +27,13 @@ class Measurement:
     def check(self) -> None:
         """Raises DataError where the rows cannot be measured so, before anything is trained."""
         if self.choices:
-            by_choice.questions(self.rows.sources, self.choices, self.collate, self.max_length)
+            self._asked  # noqa: B018 - made once, kept
 
     def __call__(self, model: Any) -> dict[str, Any]:
         """The task's metrics, None where not finite, and with choices the figures of the likeliest one."""
         if not self.choices:
             return self._plain(evaluate(model, self.rows.encoded, self.collate))
-        asked = by_choice.questions(self.rows.sources, self.choices, self.collate, self.max_length)
+        asked = self._asked
         answers = [question.answer for question in asked]
         flat = [variant for question in asked for variant in question.variants]
         of_variants = evaluate(model, flat, self.collate)
@@ -49,6 +50,10 @@ class Measurement:
             "likeliest": by_choice.classify(scores, answers, self.choices),
             "majority": by_choice.majority(answers, self.choices),
         }
+
+    @cached_property
+    def _asked(self) -> list[by_choice.Question]:
+        return by_choice.questions(self.rows.sources, self.choices, self.collate, self.max_length)
 
     def _plain(self, of_rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
         metrics = summarise(self.collate.task, of_rows)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from peftctl.formats import messages, prompt_completion
+from peftctl.formats import instruction, messages, pairs, preference, prompt_completion, text, triples
 from peftctl.formats.contract import Format
 
 FORMATS: dict[str, Format] = {
     fmt.name: fmt
     for fmt in (
         messages.FORMAT,
+        instruction.FORMAT,
         prompt_completion.FORMAT,
+        text.FORMAT,
+        preference.FORMAT,
+        pairs.FORMAT,
+        triples.FORMAT,
     )
 }
 

@@ -1,4 +1,4 @@
-"""Chats: ``{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}``."""
+"""Chats: ``{"messages": [{"role": "user", "content": "..."}, ...]}``, or ShareGPT's ``conversations``."""
 
 from __future__ import annotations
 
@@ -6,46 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftctl.example import ROLES, Conversation, RowFault, Turn
+from peftctl.example import Conversation, Example, RowFault, Turn
+from peftctl.formats.contract import WRONG_COLUMNS, text_of
+from peftctl.formats.turns import OUT_OF_ORDER, check_order, tools_of, turns_of
+
+LISTS = ("messages", "conversations")
 
 
 @dataclass(frozen=True)
 class Messages:
-    """What every assistant turn says is learned; the system and the user are read."""
+    """What every assistant turn says is learned, by its weight; the system, the user and tools are read."""
 
     name: str = "messages"
-    columns: str = "messages: [{role: system | user | assistant, content: text}]"
+    columns: str = "messages: [{role: system | user | assistant | tool, content: text}] (or conversations, from, value)"
+    reads: tuple[str, ...] = ("messages", "conversations", "system", "tools")
+    makes: tuple[type[Example], ...] = (Conversation,)
 
-    def matches(self, columns: frozenset[str], task: str) -> bool:
-        return task == "causal_lm" and "messages" in columns
+    def matches(self, columns: frozenset[str]) -> bool:
+        return any(column in columns for column in LISTS)
 
     def example(self, row: Mapping[str, Any]) -> Conversation:
-        messages = row.get("messages")
-        if not isinstance(messages, list):
-            raise RowFault(f"no list of messages (columns: {', '.join(map(str, row)) or 'none'})")
-        if not messages:
-            raise RowFault("messages is empty")
-        turns = tuple(_turn(index, message) for index, message in enumerate(messages, start=1))
-        for index, turn in enumerate(turns[1:], start=2):
-            if turn.role == "system":
-                raise RowFault(f"message {index} has the role system, which only the first may have")
-        return Conversation(turns)
-
-
-def _turn(index: int, message: Any) -> Turn:
-    if not isinstance(message, Mapping):
-        raise RowFault(f"message {index} is {type(message).__name__}, not {{role, content}}")
-    unknown = sorted(map(str, message.keys() - {"role", "content"}))
-    if unknown:
-        raise RowFault(f"message {index} has {', '.join(unknown)}, which this format does not read")
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise RowFault(f"message {index} has the role {role!r}; allowed: {', '.join(ROLES)}")
-    if not isinstance(content, str):
-        raise RowFault(f"message {index} has {type(content).__name__} for content, not text")
-    if role == "assistant" and not content.strip():
-        raise RowFault(f"message {index} is an assistant turn that says nothing")
-    return Turn(role, content, weight=1.0 if role == "assistant" else 0.0)
+        found = [column for column in LISTS if row.get(column) is not None]
+        if len(found) != 1:
+            problem = "two lists of messages" if found else "no list of messages"
+            raise RowFault(f"{problem} (columns: {', '.join(map(str, row)) or 'none'})", WRONG_COLUMNS)
+        turns = turns_of(row[found[0]], found[0])
+        if row.get("system"):
+            if turns[0].role == "system":
+                raise RowFault("a column system, and a system message too", OUT_OF_ORDER)
+            turns = (Turn("system", text_of(row, "system")), *turns)
+        check_order(turns)
+        return Conversation(turns, tools_of(row.get("tools")))
 
 
 FORMAT = Messages()

@@ -1,4 +1,4 @@
-"""Plain text with an answer: ``{"prompt": "...", "completion": "..."}``, no chat template between them."""
+"""A prompt with its completion: ``{"prompt": "...", "completion": "..."}``, both text, or both lists of messages."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftctl.example import RowFault, Segment, Segments
-from peftctl.formats.contract import text_of
+from peftctl.example import Conversation, Example, Segments
+from peftctl.formats.turns import answered, tools_of
 
 
 @dataclass(frozen=True)
 class PromptCompletion:
-    """The completion and the end of the text are learned; the prompt is read. They are joined as they stand."""
+    """The completion and its end are learned; the prompt is read. Texts are joined as they stand."""
 
     name: str = "prompt_completion"
-    columns: str = "prompt: text, completion: text"
+    columns: str = "prompt: text, completion: text (or both lists of messages)"
+    reads: tuple[str, ...] = ("prompt", "completion", "tools")
+    makes: tuple[type[Example], ...] = (Segments, Conversation)
 
-    def matches(self, columns: frozenset[str], task: str) -> bool:
-        return task == "causal_lm" and {"prompt", "completion"} <= columns
+    def matches(self, columns: frozenset[str]) -> bool:
+        return {"prompt", "completion"} <= columns
 
-    def example(self, row: Mapping[str, Any]) -> Segments:
-        prompt, completion = text_of(row, "prompt"), text_of(row, "completion")
-        if not completion:
-            raise RowFault("completion is empty")
-        pieces = (Segment(prompt), Segment(completion, weight=1.0))
-        return Segments(tuple(piece for piece in pieces if piece.text))
+    def example(self, row: Mapping[str, Any]) -> Segments | Conversation:
+        return answered(row, "completion", tools_of(row.get("tools")))
 
 
 FORMAT = PromptCompletion()

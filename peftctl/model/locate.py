@@ -28,8 +28,10 @@ class Base:
     source: Path | None = None
 
 
-def locate(recipe: Recipe, note: Callable[[str], None]) -> Base:
+def locate(recipe: Recipe, note: Callable[[str], None], *, weights: bool = True) -> Base:
     """The folder of the recipe's model, fetched or converted if need be. ``note`` hears what takes time.
+
+    Without ``weights`` a hub model's are not fetched.
 
     Raises UsageError where there is no such model or it holds only pickles, MachineError where it cannot be had.
     """
@@ -37,7 +39,7 @@ def locate(recipe: Recipe, note: Callable[[str], None]) -> Base:
     path = recipe.path(name)
     local = path.exists() or name.lower().endswith(".gguf") or name.startswith((".", "/", "~"))
     if not local:
-        snapshot = hub.fetch(name, revision, note=note, code=recipe.model.trust_remote_code)
+        snapshot = hub.fetch(name, revision, note=note, code=recipe.model.trust_remote_code, weights=weights)
         return Base(name, snapshot.folder, "hub", snapshot.commit)
     if revision is not None:
         raise UsageError(f"model.revision: has no effect on a local model (found {revision!r} for {path})")

@@ -14,13 +14,16 @@ from typing import Any
 from peftctl.errors import Fault, Place, RecipeError
 from peftctl.nearest import nearest
 from peftctl.recipe.nodes import Document, Path, dotted, parse, parse_value
+from peftctl.recipe.origin import URL, is_hub_id
 from peftctl.recipe.spelling import spell_out
 
 MAX_BYTES = 100_000
 SET = "--set"
 
 # Settings that name something to read. They are looked up beside the file that says them.
-PATHS: tuple[Path, ...] = (("model", "name"), ("data", "train", -1, "path"), ("data", "eval", "path"))
+PATHS: tuple[Path, ...] = (
+    ("model", "name"), ("data", "train", -1, "path"), ("data", "eval", "path"), ("data", "template"),
+)  # fmt: skip
 
 
 def compose(path: FilePath, overrides: Sequence[str] = (), max_bytes: int = MAX_BYTES) -> Document:
@@ -173,5 +176,15 @@ def _look_up_beside(base: Document, folder: FilePath) -> None:
             parent, value = base.at(path[:-1]), base.at(path)
             if isinstance(value, str) and isinstance(parent, dict):
                 there = (beside / os.path.expanduser(value)).absolute()
-                if path != ("model", "name") or os.path.exists(there) or value.startswith("."):
+                # What may be the name of something elsewhere stays one, unless it is there.
+                if os.path.exists(there) or not _may_be_elsewhere(path, value):
                     parent[path[-1]] = str(there)
+
+
+def _may_be_elsewhere(path: Path, value: str) -> bool:
+    """Whether ``value`` can be the name of something that is no file beside the recipe."""
+    if path == ("data", "template"):
+        return True
+    if path == ("model", "name"):
+        return not value.startswith(".")
+    return bool(URL.match(value)) or is_hub_id(value)

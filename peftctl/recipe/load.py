@@ -19,7 +19,7 @@ from peftctl.recipe import nodes, rules
 from peftctl.recipe.compose import MAX_BYTES, SET, compose, merge
 from peftctl.recipe.explain import fault, section_fault, unknown, yaml_hint
 from peftctl.recipe.nodes import Document
-from peftctl.recipe.schema import NEEDED, SECTIONS, Recipe
+from peftctl.recipe.schema import NEEDED, SECTIONS, Recipe, TaskSettings
 from peftctl.settings import Settings
 from peftctl.tasks import TASKS
 
@@ -119,7 +119,9 @@ def _names(document: Document, section: str) -> list[tuple[nodes.Path, Mapping[s
     if section == "method":
         return [(("method", "name"), METHODS)]
     if section == "data":
-        formats = {"auto": None, **FORMATS}
+        task = TASKS.get(str(document.at(("task", "name")) or TaskSettings().name))
+        able = [fmt for fmt in FORMATS.values() if task is None or set(fmt.makes) & set(task.accepts)]
+        formats = {"auto": None, **{fmt.name: fmt for fmt in able}}
         train = document.at(("data", "train"))
         count = len(train) if isinstance(train, list) else 0
         places: list[nodes.Path] = [("data", "train", index, "format") for index in range(count)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 
 from peftctl.methods import METHODS
-from peftctl.recipe.schema import EvalSource, Recipe
+from peftctl.recipe.origin import origin
+from peftctl.recipe.schema import Recipe
 
 DEFAULT_EPOCHS = 3.0
 PATH = "made absolute"
@@ -23,30 +23,24 @@ def resolve(recipe: Recipe) -> Recipe:
         recipe = recipe.with_settings("train", "default", epochs=DEFAULT_EPOCHS)
     if train.learning_rate is None:
         recipe = recipe.with_settings("train", f"default for {method.name}", learning_rate=method.learning_rate)
-    sources = tuple(source.model_copy(update={"path": str(recipe.path(source.path))}) for source in recipe.data.train)
-    held_out: EvalSource | None = recipe.data.eval
-    if held_out is not None and held_out.path is not None:
-        held_out = held_out.model_copy(update={"path": str(recipe.path(held_out.path))})
-    recipe = recipe.with_settings("data", PATH, train=sources, eval=held_out)
+    recipe = recipe.with_sources(PATH, lambda source: {"path": absolute(recipe, str(source.path))})
     return recipe.with_settings("method", f"default for {method.name}", **method.resolve(recipe.method).model_dump())
 
 
-def resolve_data(recipe: Recipe, sha256: Callable[[Path], str]) -> Recipe:
-    """Every data file pinned to what it holds."""
-    train = tuple(source.model_copy(update={"sha256": sha256(Path(source.path))}) for source in recipe.data.train)
-    held_out = recipe.data.eval
-    if held_out is not None and held_out.path is not None:
-        held_out = held_out.model_copy(update={"sha256": sha256(Path(held_out.path))})
-    return recipe.with_settings("data", "from the files", train=train, eval=held_out)
+def absolute(recipe: Recipe, path: str) -> str:
+    """A data path that means the same in whatever folder the recipe stands."""
+    return str(recipe.path(path)) if origin(recipe, path) == "file" else path
 
 
-def resolve_model(
-    recipe: Recipe, *, name: str, commit: str | None, dtype: str, max_length: int, micro_batch_tokens: int
-) -> Recipe:
-    """What the model and the machine decide."""
+def resolve_model(recipe: Recipe, *, name: str, commit: str | None, max_length: int) -> Recipe:
+    """What the model decides."""
     recipe = recipe.with_settings("model", "found there", name=name, revision=commit)
+    return recipe.with_settings("data", "from the model", max_length=max_length)
+
+
+def resolve_machine(recipe: Recipe, *, dtype: str, micro_batch_tokens: int) -> Recipe:
+    """What the machine decides."""
     recipe = recipe.with_settings("model", "from the hardware", dtype=dtype)
-    recipe = recipe.with_settings("data", "from the model", max_length=max_length)
     return recipe.with_settings("train", "from the hardware", micro_batch_tokens=micro_batch_tokens)
 
 

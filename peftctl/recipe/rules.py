@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from peftctl.errors import Fault
-from peftctl.recipe import nodes
+from peftctl.formats import FORMATS
+from peftctl.nearest import nearest
+from peftctl.recipe import filters, nodes
 from peftctl.recipe.nodes import Document
+from peftctl.recipe.schema import DataSettings, RowSettings
 
 Rule = Callable[[Document], Iterator[Fault]]
 
@@ -38,8 +42,9 @@ def _one_eval_source(document: Document) -> Iterator[Fault]:
     for other in ways[1:]:
         yield _both(document, ("data", "eval", ways[0]), ("data", "eval", other), "both say which rows are held out")
     if ways and ways[0] != "path":
-        for key, default in (("format", "auto"), ("limit", None), ("sha256", None)):
-            if held_out.get(key, default) != default:
+        for key in RowSettings.model_fields:
+            default = RowSettings.model_fields[key].default
+            if key != "path" and held_out.get(key, default) != default:
                 place, also = document.place(("data", "eval", key)), document.place(("data", "eval", ways[0]))
                 problem = "has no effect on rows taken from the training rows"
                 yield Fault(place, f"data.eval.{key}", problem, also=also)
@@ -84,6 +89,73 @@ def _offload_needs_checkpointing(document: Document) -> Iterator[Fault]:
         yield Fault(place, "train.offload_activations", "has no effect without gradient_checkpointing: true")
 
 
+def _streaming_needs_an_end(document: Document) -> Iterator[Fault]:
+    data = document.at(("data",))
+    if not isinstance(data, dict) or data.get("streaming") is not True:
+        return
+    place, also = document.place(("data", "streaming")), document.place(("train",))
+    if not _written(document, ("train", "max_steps")):
+        problem = "needs train.max_steps: how many rows an epoch has is not known"
+        yield Fault(place, "data.streaming", problem, also=also)
+    if document.at(("data", "eval", "split")) is not None:
+        problem = "is a share of rows that are not counted where data.streaming is on; count or path can be"
+        yield Fault(document.place(("data", "eval", "split")), "data.eval.split", problem, also=place)
+
+
+def _weight_needs_another_source(document: Document) -> Iterator[Fault]:
+    train = document.at(("data", "train"))
+    if document.at(("data", "streaming")) is not True or not isinstance(train, list) or len(train) != 1:
+        return
+    if isinstance(train[0], dict) and train[0].get("weight", 1.0) not in (1, None):
+        path: nodes.Path = ("data", "train", 0, "weight")
+        yield Fault(document.place(path), nodes.dotted(path), "has no effect on the only source of a stream")
+
+
+def _fraction_needs_dropping(document: Document) -> Iterator[Fault]:
+    default = DataSettings.model_fields["max_bad_fraction"].default
+    if document.at(("data", "max_bad_fraction")) in (None, default):
+        return
+    if document.at(("data", "on_bad_row")) != "drop":
+        place = document.place(("data", "max_bad_fraction"))
+        yield Fault(place, "data.max_bad_fraction", "has no effect without on_bad_row: drop")
+
+
+def _columns_of_the_format(document: Document) -> Iterator[Fault]:
+    """What ``columns`` maps are columns that the format reads."""
+    for path, source in _sources(document):
+        columns, name = source.get("columns"), source.get("format", "auto")
+        if not isinstance(columns, dict) or (name != "auto" and name not in FORMATS):
+            continue
+        formats = FORMATS.values() if name == "auto" else [FORMATS[name]]
+        known = list(dict.fromkeys(column for each in formats for column in each.reads))
+        for column in columns:
+            if column not in known:
+                here: nodes.Path = (*path, "columns", column)
+                problem = "is no column that the format reads" if name != "auto" else "is no column that a format reads"
+                near = nearest(str(column), known)
+                yield Fault(document.place(here), nodes.dotted(here), problem, "", ", ".join(known), near)
+
+
+def _filters_are_expressions(document: Document) -> Iterator[Fault]:
+    for path, source in _sources(document):
+        if isinstance(source.get("filter"), str):
+            try:
+                filters.compiled(source["filter"])
+            except ValueError as error:
+                here: nodes.Path = (*path, "filter")
+                yield Fault(document.place(here), nodes.dotted(here), f"is no Jinja expression: {error}")
+
+
+def _sources(document: Document) -> Iterator[tuple[nodes.Path, Mapping[str, Any]]]:
+    """Every source of rows that is written as one, with its place."""
+    train = document.at(("data", "train"))
+    places: list[nodes.Path] = [("data", "train", at) for at in range(len(train) if isinstance(train, list) else 0)]
+    for path in (*places, ("data", "eval")):
+        source = document.at(path)
+        if isinstance(source, dict):
+            yield path, source
+
+
 def _trackers_differ(document: Document) -> Iterator[Fault]:
     trackers = document.at(("track", "to"))
     if isinstance(trackers, list) and len({str(name) for name in trackers}) < len(trackers):
@@ -107,6 +179,11 @@ RULES: tuple[Rule, ...] = (
     _project_needs_a_tracker,
     _compile_needs_something,
     _offload_needs_checkpointing,
+    _streaming_needs_an_end,
+    _weight_needs_another_source,
+    _fraction_needs_dropping,
+    _columns_of_the_format,
+    _filters_are_expressions,
     _trackers_differ,
     _rate_of_another_optimizer,
 )

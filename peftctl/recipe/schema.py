@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,6 +17,8 @@ OptimizerName = Literal["adamw", "sgd", "adafactor", "adamw_8bit", "paged_adamw"
 ScheduleName = Literal["constant", "linear", "cosine"]
 TrackerName = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 LearnName = Literal["assistant", "last", "all"]
+OverlongName = Literal["drop", "truncate_end", "truncate_start", "split"]
+BadRowName = Literal["error", "drop"]
 DtypeName = Literal["auto", "bfloat16", "float32"]
 
 
@@ -49,14 +51,33 @@ class TaskSettings(Settings):
     name: str = Field("causal_lm", description="The task; it decides the model class and what rows may mean.")
 
 
-class Source(Settings):
-    """Rows from one file."""
+class RowSettings(Settings):
+    """Where rows stand and what they mean."""
 
     shorthand: ClassVar[str] = "path"
 
-    path: str = Field(min_length=1, description="A JSONL file. A relative path is looked up beside the recipe.")
+    path: str | None = Field(None, min_length=1)
+
     format: str = Field("auto", description="What a row means. `auto` takes the one format that fits its columns.")
-    limit: int | None = Field(None, ge=1, description="Use only this many rows, from the start.")
+    columns: Mapping[str, str] | None = Field(
+        None,
+        description="Which column of the rows holds what the format calls otherwise: `{prompt: question}` reads "
+        "`prompt` from the column question.",
+    )
+    filter: str | None = Field(
+        None,
+        min_length=1,
+        description="Take only rows for which this Jinja expression over their columns is true: "
+        "`language == 'en' and messages | length > 1`.",
+    )
+    limit: int | None = Field(None, ge=1, description="Use only this many rows that pass the filter, from the start.")
+    config: str | None = Field(None, min_length=1, description="Which configuration of a hub data set.")
+    hub_split: str | None = Field(
+        None, min_length=1, description="Which split of a hub data set. Default: train, or the only one."
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="Branch, tag or commit of a hub data set. Default: its main branch."
+    )
     sha256: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
@@ -64,21 +85,33 @@ class Source(Settings):
     )
 
 
-class EvalSource(Settings):
+PATH = (
+    "A file (.jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt, the text ones also as .gz or .zst), a URL that "
+    "fsspec opens, or the id of a hub data set (`owner/name`). A relative path is looked up beside the recipe."
+)
+
+
+class Source(RowSettings):
+    """Rows to learn from: one file, or one hub data set."""
+
+    path: str = Field(min_length=1, description=PATH)
+    weight: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="How often an epoch takes each of its rows: 2 twice, 0.5 half of them, the same ones every time. "
+        "Where rows are streamed, how many of its rows are taken for one of a source of weight 1.",
+    )
+
+
+class EvalSource(RowSettings):
     """Held-out rows: a file of their own, or a part taken from the training rows."""
 
-    shorthand: ClassVar[str] = "path"
-
-    path: str | None = Field(None, min_length=1, description="A JSONL file of held-out rows.")
-    format: str = Field("auto", description="What a row means, as for training rows.")
-    limit: int | None = Field(None, ge=1, description="Use only this many rows, from the start.")
-    sha256: str | None = Field(
-        None,
-        pattern="^[0-9a-f]{64}$",
-        description="Refuse the file unless this is its SHA-256. The run's resolved.yaml pins it so.",
-    )
+    path: str | None = Field(None, min_length=1, description=PATH)
     split: float | None = Field(None, gt=0, lt=1, description="Hold out this share of the training rows.")
-    count: int | None = Field(None, ge=1, description="Hold out this many of the training rows.")
+    count: int | None = Field(
+        None, ge=1, description="Hold out this many of the training rows; where rows are streamed, the first."
+    )
 
 
 class DataSettings(Settings):
@@ -91,11 +124,38 @@ class DataSettings(Settings):
         description="What of a conversation is learned: what the assistant says in every turn (`assistant`), in the "
         "last turn (`last`), or the whole text as the chat template writes it (`all`).",
     )
+    template: str | None = Field(
+        None,
+        min_length=1,
+        description="How conversations are written: `chatml`, `llama3`, `gemma`, `mistral`, a Jinja file, or Jinja "
+        "text. It is saved with the adapter. Default: the tokenizer's own chat template.",
+    )
     max_length: int | None = Field(
         None,
         ge=8,
-        description="Longest row in tokens; a longer one is dropped and counted. "
+        description="Longest row in tokens; `overlong` says what becomes of longer ones. "
         "Default: what the model can attend to, at most 2048.",
+    )
+    overlong: OverlongName = Field(
+        "drop",
+        description="What becomes of a row longer than max_length: it is left out (`drop`), keeps its beginning "
+        "(`truncate_end`) or its end (`truncate_start`), or becomes several rows (`split`). All are counted.",
+    )
+    on_bad_row: BadRowName = Field(
+        "error",
+        description="What becomes of a row that cannot be read or understood: the run ends before it begins and names "
+        "the rows (`error`), or they are left out and counted by reason (`drop`).",
+    )
+    max_bad_fraction: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="With on_bad_row: drop, the share of bad rows above which the run ends anyway.",
+    )
+    streaming: bool = Field(
+        False,
+        description="Read rows while training instead of before, for sets larger than memory. Needs train.max_steps; "
+        "rows are shuffled within some thousand at a time.",
     )
 
 
@@ -206,6 +266,24 @@ class Recipe:
         changed: Any = old.model_copy(update=updates)
         decided = {f"{section}.{key}": origin for key, value in updates.items() if getattr(old, key) != value}
         return replace(self, origins={**self.origins, **decided}, **{section: changed})
+
+    def with_sources(self, origin: str, found: Callable[[RowSettings], Mapping[str, Any]]) -> Recipe:
+        """The same recipe with what ``found`` says of each source of rows put into it."""
+        train: list[Source] = []
+        decided: dict[str, str] = {}
+        held_out = self.data.eval
+        for number, source in enumerate(self.data.train):
+            updates = dict(found(source))
+            train.append(source.model_copy(update=updates))
+            decided |= {
+                f"data.train[{number}].{key}": origin for key in updates if updates[key] != getattr(source, key)
+            }
+        if held_out is not None and held_out.path is not None:
+            updates = dict(found(held_out))
+            decided |= {f"data.eval.{key}": origin for key in updates if updates[key] != getattr(held_out, key)}
+            held_out = held_out.model_copy(update=updates)
+        data = self.data.model_copy(update={"train": tuple(train), "eval": held_out})
+        return replace(self, data=data, origins={**decided, **self.origins})  # a path made absolute stays the recipe's
 
     def path(self, written: str) -> Path:
         """A path of the recipe as the machine knows it: ``~`` opened, relative ones beside the recipe."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from peftctl.tasks import causal_lm
-from peftctl.tasks.contract import Batch, Layout, Task, tensors
+from peftctl.tasks.contract import Batch, EncodedExample, Layout, Task, tensors
 
 TASKS: dict[str, Task] = {task.name: task for task in (causal_lm.TASK,)}
 
-__all__ = ["TASKS", "Batch", "Layout", "Task", "tensors"]
+__all__ = ["TASKS", "Batch", "EncodedExample", "Layout", "Task", "tensors"]

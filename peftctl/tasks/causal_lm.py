@@ -9,7 +9,7 @@ from typing import Any
 
 from peftctl.example import Conversation, Example, RowFault, Segments
 from peftctl.objectives.cross_entropy import token_scores
-from peftctl.tasks.contract import Batch, Layout
+from peftctl.tasks.contract import Batch, EncodedExample, Layout
 from peftctl.text import chat, tokens
 from peftctl.text.tokens import Encoded
 
@@ -26,15 +26,19 @@ class CausalLM:
 
         return AutoModelForCausalLM
 
-    def encode(self, examples: Sequence[Example], tokenizer: Any, learn: str = "assistant") -> list[Encoded | RowFault]:
-        made: list[Segments | RowFault] = []
+    def encode(self, examples: Sequence[Example], tokenizer: Any, learn: str = "assistant") -> list[EncodedExample]:
+        made: list[list[Segments] | RowFault] = []
         for example in examples:
             try:
-                made.append(example if isinstance(example, Segments) else chat.segments(example, tokenizer, learn))
+                if isinstance(example, Conversation):
+                    made.append(chat.segments(example, tokenizer, learn))
+                else:
+                    assert isinstance(example, Segments)
+                    made.append([example])
             except RowFault as fault:
                 made.append(fault)
-        encoded = iter(tokens.encode_all([row for row in made if isinstance(row, Segments)], tokenizer))
-        return [next(encoded) if isinstance(row, Segments) else row for row in made]
+        encoded = iter(tokens.encode_all([row for rows in made if isinstance(rows, list) for row in rows], tokenizer))
+        return [_sound([next(encoded) for _ in rows]) if isinstance(rows, list) else rows for rows in made]
 
     def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:
         """Rows padded on the right, or packed into one, and what is learned of them.
@@ -121,6 +125,12 @@ class CausalLM:
             "perplexity": math.exp(min(loss, 700.0)),
             "token_accuracy": sums["right"] / sums["count"],
         }
+
+
+def _sound(rows: list[Encoded | RowFault]) -> EncodedExample:
+    """An example's rows, or the fault of the first that has one: part of an example is not learned by itself."""
+    sound = [row for row in rows if isinstance(row, Encoded)]
+    return sound if len(sound) == len(rows) else next(row for row in rows if isinstance(row, RowFault))
 
 
 TASK = CausalLM()

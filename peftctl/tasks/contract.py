@@ -10,6 +10,8 @@ from peftctl.example import Example, RowFault
 from peftctl.text.tokens import Encoded
 
 Batch = Mapping[str, Any]
+# An example's rows, or why it has none. Most have one; a chat whose template rewrites its history has more.
+EncodedExample = list[Encoded] | RowFault
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Task(Protocol):
     def model_class(self) -> Any:
         """The transformers auto class that builds its model."""
 
-    def encode(self, examples: Sequence[Example], tokenizer: Any, learn: str = "assistant") -> list[Encoded | RowFault]:
+    def encode(self, examples: Sequence[Example], tokenizer: Any, learn: str = "assistant") -> list[EncodedExample]:
         """Each example as ids, of which ``learn`` says what is learned, or the reason why it cannot be encoded."""
 
     def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:

@@ -27,6 +27,11 @@ class Encoded:
         return len(self.ids)
 
     @property
+    def learns(self) -> bool:
+        """Whether any target is learned."""
+        return any(self.weights[1:])
+
+    @property
     def supervised(self) -> int:
         """Targets that are learned. The first token has nothing before it to be predicted from."""
         return sum(weight != 0.0 for weight in self.weights[1:])

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import inventory, publish_directory, sha256, write_json, write_text
-from peftctl.data import batches, encode
 from peftctl.data.collate import Collator, pad_id
 from peftctl.data.order import derived_seed
+from peftctl.data.prepare import open_rows
+from peftctl.data.supply import supplied
 from peftctl.errors import MachineError, UsageError
 from peftctl.evaluation.measure import Measurement
 from peftctl.events import Events, metrics_log
 from peftctl.methods import METHODS, DataFacts
 from peftctl.model import adapter, attach, identity, load, memory, targets
 from peftctl.model.fast import FastPaths, compile_pays
-from peftctl.model.locate import Base, locate
+from peftctl.model.locate import Base
 from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
 from peftctl.recipe import dump_resolved, resolve
@@ -63,7 +64,9 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
 
         if recipe.track.to:
             events.add(trackers.track(accelerator, session.recipe, run))
-        events.emit("stage", name="train", detail=f"{session.plan.steps} step{'s' if session.plan.steps > 1 else ''}")
+        events.emit(
+            "stage", name="train", detail=f"{session.supply.steps} step{'s' if session.supply.steps > 1 else ''}"
+        )
         with session.fast.on(accelerator.unwrap_model(session.model)) as put_in:
             events.emit("fast", **put_in)
             loop.run(session, events)
@@ -88,50 +91,39 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     """Everything up to the first step. Returns the session, the base and the targets with their shapes."""
     import torch
 
+    def warn(text: str) -> None:
+        events.emit("warning", message=text)
+
     task, method = TASKS[recipe.task.name], METHODS[recipe.method.name]
-    train_examples, held_out_examples = encode.read(recipe)
-    recipe = resolve.resolve_data(recipe, sha256)
-    events.emit("stage", name="model", detail=recipe.model.name)
-    base = locate(recipe, lambda text: events.emit("warning", message=text))
+    events.emit("stage", name="data", detail=", ".join(str(source.path) for source in recipe.data.train))
+    opened = open_rows(recipe, warn)
+    recipe, base, encoding = opened.recipe, opened.base, opened.encoding
     identity.check_whole(base.folder)
-    config, tokenizer = load.load_config(base, recipe.model), load.load_tokenizer(base, recipe.model)
-    recipe = resolve.resolve_model(
+    checkpointing = recipe.train.gradient_checkpointing
+    recipe = resolve.resolve_machine(
         recipe,
-        name=base.name,
-        commit=base.commit,
         dtype=load.choose_dtype(recipe.model.dtype),
-        max_length=load.longest_row(config, tokenizer, recipe.data.max_length),
         micro_batch_tokens=recipe.train.micro_batch_tokens
         or memory.micro_batch_tokens(
-            config, identity.weight_bytes(base.folder), accelerator.device, recipe.train.gradient_checkpointing
+            opened.config, identity.weight_bytes(base.folder), accelerator.device, checkpointing
         ),
     )
-    longest, learn = recipe.data.max_length or 0, recipe.data.learn
-    events.emit("stage", name="data", detail=f"{len(train_examples)} rows")
-    rows = encode.encode(train_examples, task, tokenizer, longest, "training", learn)
-    events.emit("data", source="train", **rows.facts())
-    held_out = None
-    if held_out_examples:
-        held_out = encode.encode(held_out_examples, task, tokenizer, longest, "held-out", learn)
-        events.emit("data", source="eval", **held_out.facts())
-    plan = batches.plan(
-        len(rows),
-        recipe.train.batch_size,
-        recipe.train.seed,
-        epochs=recipe.train.epochs,
-        max_steps=recipe.train.max_steps,
-    )
-    recipe = resolve.resolve_compile(recipe, compile_pays(accelerator.device, rows.tokens * plan.total // len(rows)))
-    if recipe.train.batch_size > len(rows) and plan.total > len(rows):
-        text = f"train.batch_size {recipe.train.batch_size} is more than the {len(rows)} rows: a step takes rows twice"
-        events.emit("warning", message=f"{text} or more")
-    if recipe.eval.every and recipe.eval.every >= plan.steps:
+    supply, held_out = supplied(opened, warn)
+    known = supply.known()
+    formats = sorted({source.format for source in recipe.data.train})
+    events.emit("data", source="train", formats=formats, cached=supply.cached, **known)
+    if held_out:
+        events.emit("data", source="eval", cached=supply.cached, **held_out.facts())
+    tokens = known["tokens"] * supply.steps * recipe.train.batch_size // known["rows"]
+    recipe = resolve.resolve_compile(recipe, compile_pays(accelerator.device, tokens))
+    facts = DataFacts(known["rows"], known["tokens"], known["supervised_tokens"], known["longest"], supply.steps)
+    if recipe.eval.every and recipe.eval.every >= supply.steps:
         raise UsageError(
-            f"eval.every: has no effect in a run of {plan.steps} steps (found {recipe.eval.every})",
+            f"eval.every: has no effect in a run of {supply.steps} steps (found {recipe.eval.every})",
             "the end of training is always measured",
         )
-    facts = DataFacts(len(rows), rows.tokens, rows.supervised_tokens, rows.longest, plan.steps)
 
+    events.emit("stage", name="model", detail=base.name)
     model = load.load_model(base, recipe.model, task, recipe.model.dtype)
     matched = targets.resolve(model, recipe.method.targets)
     recipe = resolve.resolve_targets(recipe, matched)
@@ -151,8 +143,9 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     model = to_device(model, accelerator)
     fast = FastPaths(recipe.train.fast, profile(accelerator.unwrap_model(model), task, slices_logits), method)
     optimizer = build_optimizer(recipe.train, (p for p in model.parameters() if p.requires_grad))
-    tokens = recipe.train.micro_batch_tokens or 0
+    tokens, tokenizer = recipe.train.micro_batch_tokens or 0, encoding.tokenizer
     collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)
+    longest = encoding.max_length
     measure = Measurement(held_out, collate, longest, recipe.eval.choices or ()) if held_out else None
     if measure:
         measure.check()
@@ -166,9 +159,8 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         optimizer=optimizer,
         fast=fast,
         collate=collate,
-        rows=rows,
+        supply=supply,
         measure=measure,
-        plan=plan,
     )
     return session, base, matched
 
@@ -206,9 +198,7 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
     From here on the session's model is the base with the adapter read back from disk.
     """
     model, tokenizer = session.accelerator.unwrap_model(session.model), session.collate.tokenizer
-    encoded = session.rows.encoded
-    shortest = [encoded[int(row)] for row in encoded.lengths.argsort(kind="stable")[:PROBE_ROWS]]
-    inputs = replace(session.collate, layout=Layout(pad_id(tokenizer)))(shortest)["inputs"]
+    inputs = replace(session.collate, layout=Layout(pad_id(tokenizer)))(session.supply.shortest(PROBE_ROWS))["inputs"]
     trained = adapter.logits(model, inputs)
     with publish_directory(run / "adapter") as aside:
         adapter.save(model, tokenizer, base, aside)
@@ -226,9 +216,8 @@ def manifest(
 ) -> dict[str, Any]:
     """What the run was, what it left, and how that was checked."""
     recipe = session.recipe
-    files = {source.path: source.sha256 for source in recipe.data.train}
-    if recipe.data.eval and recipe.data.eval.path:
-        files[recipe.data.eval.path] = recipe.data.eval.sha256
+    held_out = [recipe.data.eval] if recipe.data.eval and recipe.data.eval.path else []
+    pinned = [*recipe.data.train, *held_out]
     return {
         "manifest": MANIFEST_VERSION,
         "kind": "run",
@@ -240,8 +229,9 @@ def manifest(
         "targets": list(matched),
         "trainable_parameters": session.method.parameters(recipe.method, matched),
         "data": {
-            "files": files,
-            "train": session.rows.facts(),
+            "files": {source.path: source.sha256 for source in pinned if source.sha256},
+            "hub": {source.path: source.revision for source in pinned if source.revision},
+            "train": session.supply.facts(),
             "eval": session.measure.rows.facts() if session.measure else None,
         },
         "steps": session.step,

@@ -32,13 +32,13 @@ def run(session: Session, events: Events) -> None:
     import torch
 
     train, accelerator = session.recipe.train, session.accelerator
-    rate = schedule(train.schedule, train.warmup_ratio, session.plan.steps)
-    gradients = GradientGuard(session.model.named_parameters(), session.plan.steps)
+    rate = schedule(train.schedule, train.warmup_ratio, session.supply.steps)
+    gradients = GradientGuard(session.model.named_parameters(), session.supply.steps)
     trained = [parameter for parameter in session.model.parameters() if parameter.requires_grad]
     window = _Window(session, SkipGuard(), events)
 
-    with Feed(partial(_work, session), session.plan.steps) as feed:
-        while session.step < session.plan.steps:
+    with Feed(partial(_work, session), session.supply.steps) as feed:
+        while session.step < session.supply.steps:
             step = session.step
             work = feed.take(step)
             # Dropout is a function of (seed, step, rank): evaluating in between, or resuming, changes nothing.
@@ -65,17 +65,17 @@ def run(session: Session, events: Events) -> None:
             session.step += 1
 
             window.add(loss, norm, work)
-            if session.step % train.log_every == 0 or session.step == session.plan.steps:
+            if session.step % train.log_every == 0 or session.step == session.supply.steps:
                 window.emit(learning_rate)
             every = session.recipe.eval.every
-            if session.measure and every and session.step % every == 0 and session.step < session.plan.steps:
+            if session.measure and every and session.step % every == 0 and session.step < session.supply.steps:
                 events.emit("eval", step=session.step, **session.measure(session.model))
 
 
 def _work(session: Session, step: int) -> Work:
     """The rows of ``step`` that are this process's, as micro-batches."""
     rank, ranks = session.accelerator.process_index, session.accelerator.num_processes
-    rows = [session.rows.encoded[index] for index in session.plan.indices(step)]
+    rows = session.supply.rows(step)
     # The count is known before any forward pass, so each micro-batch is divided by the whole step's.
     count = sum(session.objective.count(row) for row in rows)
     mine = sorted(rows, key=len)[rank::ranks]
@@ -170,11 +170,12 @@ class _Window:
         counts = [work.count for work in self._work]
         loss = sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
         tokens = sum(work.tokens for work in self._work)
+        epoch = session.supply.epoch(session.step)
         self._events.emit(
             "step",
             step=session.step,
-            steps=session.plan.steps,
-            epoch=round(session.plan.epoch(session.step), 4),
+            steps=session.supply.steps,
+            epoch=None if epoch is None else round(epoch, 4),
             learning_rate=learning_rate,
             grad_norm=norms[-1] if math.isfinite(norms[-1]) else None,
             peak_memory_bytes=peak_memory_bytes(),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from peftctl.data.batches import Plan
 from peftctl.data.collate import Collator
-from peftctl.data.encode import Rows
+from peftctl.data.supply import Supply
 from peftctl.evaluation.measure import Measurement
 from peftctl.methods import Method
 from peftctl.model.fast import FastPaths
@@ -29,9 +28,8 @@ class Session:
     optimizer: Any
     fast: FastPaths
     collate: Collator
-    rows: Rows
+    supply: Supply
     measure: Measurement | None
-    plan: Plan
     step: int = 0
     skipped: int = 0
     losses: list[float] = field(default_factory=list)

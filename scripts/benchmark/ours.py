@@ -126,15 +126,16 @@ def rows(job: dict[str, Any]) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from peftctl.data.batches import micro_batches
-    from peftctl.data.encode import encode
-    from peftctl.data.sources import read_examples
+    from peftctl.data.encode import Encoding, encode
+    from peftctl.data.sources import Side, Tally, read_examples
     from peftctl.tasks import TASKS
 
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     examples = read_examples(Path(job["rows"]), "messages", None, "causal_lm")
     wall, cpu = time.perf_counter(), time.process_time()
     learn = "assistant" if job["assistant_only"] else "all"
-    made = encode(examples, TASKS["causal_lm"], tokenizer, job["max_length"], "training", learn)
+    encoding = Encoding(TASKS["causal_lm"], tokenizer, job["max_length"], learn)
+    made = encode(Side(examples, Tally(read=len(examples))), encoding, "training")
     micro_batches(made.encoded.lengths.tolist(), job["max_length"], packed=True)
     return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "rows": len(made)}
 

@@ -319,8 +319,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "a misspelt setting of a source",
         ("model: org/model\ndata:\n  train: {path: rows.jsonl, fromat: messages}\nmethod: lora\noutput: runs/x\n"),
         [
-            "recipe.yaml:3:29: data.train[0].fromat: no such setting; allowed: path, format, limit, sha256; did "
-            "you mean format?",
+            "recipe.yaml:3:29: data.train[0].fromat: no such setting; allowed: path, format, columns, "
+            "filter, limit, config, hub_split, revision, sha256, weight; did you mean format?",
         ],
     ),
     (
@@ -329,8 +329,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:4:3: data.eval: says nothing of where held-out rows come from; allowed: one of "
             "path, split, count",
-            "recipe.yaml:4:10: data.eval.splt: no such setting; allowed: path, format, limit, sha256, split, "
-            "count; did you mean split?",
+            "recipe.yaml:4:10: data.eval.splt: no such setting; allowed: path, format, columns, filter, "
+            "limit, config, hub_split, revision, sha256, split, count; did you mean split?",
         ],
     ),
     (
@@ -398,7 +398,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         ("model: org/model\ndata:\n  train: {path: rows.jsonl, format: mesages}\nmethod: lora\noutput: runs/x\n"),
         [
             "recipe.yaml:3:29: data.train[0].format: no such format (found 'mesages'); allowed: auto, "
-            "messages, prompt_completion; did you mean messages?",
+            "messages, instruction, prompt_completion, text; did you mean messages?",
         ],
     ),
     (
@@ -406,7 +406,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         ("model: org/model\ndata:\n  train: [a.jsonl, {path: b.jsonl, format: chat}]\nmethod: lora\noutput: runs/x\n"),
         [
             "recipe.yaml:3:36: data.train[1].format: no such format (found 'chat'); allowed: auto, "
-            "messages, prompt_completion",
+            "messages, instruction, prompt_completion, text",
         ],
     ),
     (
@@ -827,8 +827,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
             "recipe.yaml:1:1: modle: no such setting; allowed: model, task, data, method, train, eval, "
             "track, output, extends; did you mean model?",
             "recipe.yaml:1:1: output: is missing (a recipe needs model, data, method, output)",
-            "recipe.yaml:2:27: data.max_len: no such setting; allowed: train, eval, learn, max_length; did you "
-            "mean max_length?",
+            "recipe.yaml:2:27: data.max_len: no such setting; allowed: train, eval, learn, template, "
+            "max_length, overlong, on_bad_row, max_bad_fraction, streaming; did you mean max_length?",
             "recipe.yaml:3:22: method.rnak: no such setting; allowed: name, targets, rank, alpha, "
             "dropout; did you mean rank?",
             "recipe.yaml:3:31: method.dropout: out of range (found 2); allowed: less than 1",

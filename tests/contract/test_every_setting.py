@@ -21,11 +21,16 @@ from tests import tiny
 
 BASE: dict[str, Any] = {
     "model": {"name": "./model", "dtype": "float32"},
-    "data": {"train": [{"path": "train.jsonl"}], "eval": {"path": "eval.jsonl"}},
+    "data": {"train": [{"path": "train.jsonl"}], "eval": {"path": "eval.jsonl"}, "max_length": 60},
     "method": {"name": "lora", "rank": 4},
     "train": {"max_steps": 4, "batch_size": 4, "micro_batch_tokens": 128, "learning_rate": 5e-3, "max_grad_norm": 0.1},
     "output": "run",
 }
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
+)
 
 # For every setting a value other than the base recipe's; where what shows is a refusal, a part of its message.
 CHANGES: dict[str, Any] = {
@@ -36,16 +41,31 @@ CHANGES: dict[str, Any] = {
     "data.train": [{"path": "other.jsonl"}],
     "data.train[0].path": "other.jsonl",
     "data.train[0].format": ("prompt_completion", "no column 'prompt'"),
+    "data.train[0].columns": ({"messages": "chats"}, "no column 'chats', which columns.messages names"),
+    "data.train[0].filter": "'so' in messages[0].content",
     "data.train[0].limit": 5,
+    "data.train[0].config": ("main", "is no hub data set"),
+    "data.train[0].hub_split": ("test", "is no hub data set"),
+    "data.train[0].revision": ("v2", "is no hub data set"),
+    "data.train[0].weight": 0.5,
     "data.train[0].sha256": ("0" * 64, "is not the file that the recipe pins"),
     "data.eval": None,
     "data.eval.path": "other.jsonl",
     "data.eval.format": ("prompt_completion", "no column 'prompt'"),
+    "data.eval.columns": ({"messages": "chats"}, "no column 'chats', which columns.messages names"),
+    "data.eval.filter": "'so' in messages[0].content",
     "data.eval.limit": 3,
+    "data.eval.config": ("main", "is no hub data set"),
+    "data.eval.hub_split": ("test", "is no hub data set"),
+    "data.eval.revision": ("v2", "is no hub data set"),
     "data.eval.sha256": ("0" * 64, "is not the file that the recipe pins"),
     "data.eval.split": (0.5, "both say which rows are held out"),
     "data.eval.count": (3, "both say which rows are held out"),
+    "data.template": TEMPLATE,
     "data.max_length": 45,
+    "data.overlong": "truncate_end",
+    "data.max_bad_fraction": (0.5, "has no effect without on_bad_row: drop"),
+    "data.streaming": True,
     "method.name": ("lroa", "no such method"),
     "method.targets": ["q_proj"],
     "method.rank": 2,
@@ -76,7 +96,7 @@ CHANGES: dict[str, Any] = {
     "track.project": ("triage", "has no effect without a tracker"),
     "output": "elsewhere",
 }
-TIMED = {"seconds", "seconds_per_step", "tokens_per_s", "peak_memory_bytes"}
+TIMED = {"cached", "seconds", "seconds_per_step", "tokens_per_s", "peak_memory_bytes"}
 
 
 def settings() -> set[str]:
@@ -133,8 +153,20 @@ def changed(name: str, value: Any) -> dict[str, Any]:
 
 
 def test_every_setting_of_the_schema_is_changed_here() -> None:
-    # What compile changes is time alone; tests/unit/test_fast_paths.py sees it used.
-    assert settings() == {*CHANGES, "model.trust_remote_code", "train.fast.compile"}
+    # What compile changes is time alone; tests/unit/test_fast_paths.py sees it used. on_bad_row needs a bad row.
+    assert settings() == {*CHANGES, "model.trust_remote_code", "train.fast.compile", "data.on_bad_row"}
+
+
+def test_on_bad_row_says_what_becomes_of_a_bad_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (folder / "train.jsonl").read_text()
+    (folder / "train.jsonl").write_text(rows + "{\n")
+    with pytest.raises(PeftctlError, match=r"train\.jsonl:25: not JSON"):
+        observed(folder, BASE, monkeypatch)
+    dropping = changed("data.on_bad_row", "drop")
+    with pytest.raises(PeftctlError, match=r"1 of 25 rows are bad \(4\.0%; 1 broken JSON\)"):
+        observed(folder, dropping, monkeypatch)
+    dropping["data"]["max_bad_fraction"] = 0.05
+    assert '"broken JSON": 1' in observed(folder, dropping, monkeypatch)["said"]
 
 
 @pytest.mark.parametrize("name", CHANGES)

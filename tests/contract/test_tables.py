@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from peftctl import exporters, formats, methods
-from peftctl.example import Segment, Segments
+from peftctl.example import Example, Segment, Segments
 from peftctl.exporters.export import export
 from peftctl.formats.contract import text_of
 from peftctl.methods import DataFacts, MethodSettings
@@ -25,8 +25,10 @@ class Shout:
 
     name: str = "shout"
     columns: str = "say: text"
+    reads: tuple[str, ...] = ("say",)
+    makes: tuple[type[Example], ...] = (Segments,)
 
-    def matches(self, columns: frozenset[str], task: str) -> bool:
+    def matches(self, columns: frozenset[str]) -> bool:
         return "say" in columns
 
     def example(self, row: Mapping[str, Any]) -> Segments:

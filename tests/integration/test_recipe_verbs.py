@@ -182,8 +182,8 @@ def test_init_asks_for_what_was_not_given(monkeypatch: pytest.MonkeyPatch) -> No
     answers = iter(["org/model", "rose.jsonl", "rows.jsonl", "causal_lm", "lroa", "lora", "runs/asked"])
     monkeypatch.setattr(typer, "prompt", lambda *_, **__: next(answers))
     monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda _: True})())
-    from peftctl import cli
+    from peftctl.cli.recipes import init
 
-    cli.init(Path("asked.yaml"))
+    init(Path("asked.yaml"))
     assert load(Path("asked.yaml")).model.name == "org/model"
     assert next(answers, None) is None

@@ -85,7 +85,7 @@ def test_the_trajectory_is_that_of_the_hugging_face_trainer(tmp_path: Path, tiny
     rows = []
     for chat in chats:
         turns = tuple(Turn(m["role"], m["content"], float(m["role"] == "assistant")) for m in chat["messages"])
-        (row,) = TASKS["causal_lm"].encode([Conversation(turns)], tokenizer)
+        ((row,),) = TASKS["causal_lm"].encode([Conversation(turns)], tokenizer)
         labels = [token if weight else -100 for token, weight in zip(row.ids, row.weights, strict=True)]
         rows.append({"input_ids": list(row.ids), "labels": labels})
     plan = batches.plan(24, BATCH, 0, epochs=2, max_steps=None)

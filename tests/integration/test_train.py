@@ -135,7 +135,9 @@ def test_the_gradient_of_a_step_is_the_same_however_it_is_cut(tiny_model: Path) 
     rows = []
     for row in tiny.chats(8):
         turns = [Turn(m["role"], m["content"], float(m["role"] == "assistant")) for m in row["messages"]]
-        rows += task.encode([Conversation(tuple(turns))], tokenizer)
+        (made,) = task.encode([Conversation(tuple(turns))], tokenizer)
+        assert isinstance(made, list)
+        rows += made
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64)
     weight = model.model.layers[0].self_attn.q_proj.weight
     count = sum(objective.count(row) for row in rows)
@@ -220,7 +222,7 @@ def test_a_faulty_row_is_named_before_weights_are_loaded(
     with pytest.raises(DataError) as caught:
         jobs.train(tmp_path, tiny_model)
     first, second = caught.value.message.splitlines()
-    assert first == f"{path}:4: no list of messages (columns: messages)"
+    assert first == f"{path}:4: messages is a number, not a list of messages"
     assert second.startswith(f"{path}:5: not JSON: ")
 
 

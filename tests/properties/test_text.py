@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
@@ -69,7 +70,7 @@ def test_labels_are_the_ids_of_the_answers_and_their_ends_and_of_nothing_else(
 ) -> None:
     conversation = data.draw(conversations(template))
     tokenizer = lossless(kind, template.jinja)
-    encoded = tokens.encode(chat.segments(conversation, tokenizer), tokenizer)
+    encoded = tokens.encode(kinds.only(chat.segments(conversation, tokenizer)), tokenizer)
 
     assert kinds.decode(tokenizer, encoded.ids) == "".join(template.write(turn) for turn in conversation.turns)
     wanted = [(template.learned(t.content), t.weight) for t in conversation.turns if t.role == "assistant" and t.weight]
@@ -87,7 +88,7 @@ def test_a_row_that_a_tokenizer_cannot_write_is_refused_and_never_learned_wrong(
     conversation = data.draw(conversations(template))
     tokenizer = lossy(kind, template.jinja)
     try:
-        encoded = tokens.encode(chat.segments(conversation, tokenizer), tokenizer)
+        encoded = tokens.encode(kinds.only(chat.segments(conversation, tokenizer)), tokenizer)
     except RowFault:
         return
     wanted = [template.learned(t.content) for t in conversation.turns if t.role == "assistant" and t.weight]
@@ -100,13 +101,51 @@ def test_what_is_shown_before_an_answer_is_tokenised_as_inference_does(data: st.
     """Where a special token or a newline ends the prompt, its ids in training are those of the prompt alone."""
     conversation = data.draw(conversations(template))
     tokenizer = lossless(0, template.jinja)
-    encoded = tokens.encode(chat.segments(conversation, tokenizer), tokenizer)
+    encoded = tokens.encode(kinds.only(chat.segments(conversation, tokenizer)), tokenizer)
     for index, turn in enumerate(conversation.turns):
         if turn.role == "assistant":
             shown = chat.render(conversation.turns[:index], tokenizer, generation_prompt=True)
             ids = tokens.prompt_ids(shown, tokenizer, whole=False)
             assert list(encoded.ids[: len(ids)]) == ids
             assert (encoded.weights[len(ids)] != 0) == (turn.weight != 0)
+
+
+thoughts = st.text("abc \n", min_size=1, max_size=6).filter(lambda text: text.strip() != "")
+
+
+@st.composite
+def thoughtful(draw: st.DrawFn) -> Conversation:
+    """Turns whose answers may begin with thoughts, which FORGETFUL leaves out of all but the last turn."""
+    turns: list[Turn] = []
+    for _ in range(draw(st.integers(1, 4))):
+        thought = f"<think>{draw(thoughts)}</think>" if draw(st.booleans()) else ""
+        said = thought + draw(st.text("xyz", min_size=1, max_size=4))
+        turns += [kinds.user(draw(content)), kinds.assistant(said, draw(st.sampled_from([1.0, 0.5, 0.0])))]
+    if draw(st.booleans()):
+        turns.append(kinds.user(draw(content)))
+    return Conversation(tuple(turns))
+
+
+@given(thoughtful(), st.sampled_from(["assistant", "last"]))
+@settings(max_examples=200, deadline=None)
+def test_under_a_template_that_rewrites_history_every_learned_turn_follows_what_inference_shows(
+    conversation: Conversation, learn: str
+) -> None:
+    tokenizer = lossless(0, kinds.FORGETFUL)
+    rows = [tokens.encode(row, tokenizer) for row in chat.segments(conversation, tokenizer, learn)]
+    found: list[tuple[tuple[int, ...], str, float]] = []
+    for row in rows:
+        texts = iter(kinds.learned_texts(row, tokenizer))
+        for at, (before, weight) in enumerate(pairwise(row.weights), start=1):
+            if weight and not before:
+                found.append((row.ids[:at], next(texts), weight))
+    wanted: list[tuple[tuple[int, ...], str, float]] = []
+    for index, turn in enumerate(conversation.turns):
+        if turn.weight:
+            shown = chat.render(conversation.turns[:index], tokenizer, generation_prompt=True)
+            ids = tuple(tokens.prompt_ids(shown, tokenizer, whole=False))
+            wanted.append((ids, f"{turn.content}<|im_end|>", turn.weight))
+    assert found == (wanted[-1:] if learn == "last" else wanted)
 
 
 pieces = st.lists(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peftctl.example import Conversation, Turn
+from peftctl.example import Conversation, Segments, Turn
 from peftctl.text.tokens import Encoded
 from tests import tiny
 
@@ -106,6 +106,12 @@ def chat(*turns: Turn) -> Conversation:
     return Conversation(turns)
 
 
+def only(rows: Sequence[Segments]) -> Segments:
+    """The one row that a conversation became."""
+    (row,) = rows
+    return row
+
+
 def _wrapped(core: Any, template: str | None = None, **names: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
@@ -141,6 +147,28 @@ def byte_level(
         core.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
     core.add_special_tokens(SPECIAL)
     return _wrapped(core, template, eos_token="<|end|>", pad_token="<|end|>")
+
+
+def bytes_are_ids(
+    special: Sequence[str], template: str | None = None, *, begin: str | None = None, **names: str | None
+) -> Any:
+    """Byte-level with a byte's value for its id, and ``special`` from 256 on: what it makes can be read by hand.
+
+    ``begin``: the special token that it puts before text by itself.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes whose letter is their own
+    letters = {byte: chr(byte) for byte in shown}
+    letters |= {byte: chr(256 + index) for index, byte in enumerate(b for b in range(256) if b not in letters)}
+    core = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in letters.items()}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(list(special))
+    if begin:
+        placed = [(begin, core.token_to_id(begin))]
+        core.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=placed)
+    return _wrapped(core, template, **{name: token for name, token in names.items() if token})
 
 
 def sentencepiece(template: str | None = None, *, prefix: bool, begins: bool = False) -> Any:

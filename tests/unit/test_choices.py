@@ -13,9 +13,8 @@ from peftctl.data.collate import Collator
 from peftctl.data.sources import Sourced
 from peftctl.errors import DataError, Place
 from peftctl.evaluation import choices
-from peftctl.example import Conversation, Segment, Segments
+from peftctl.example import Conversation, Pair, Segment, Segments
 from peftctl.tasks import TASKS, Layout
-from peftctl.text.tokens import Encoded
 from tests import tiny
 from tests.unit import kinds
 from tests.unit.kinds import assistant, system, user
@@ -105,7 +104,7 @@ def test_each_row_is_asked_with_each_choice_and_only_that_is_learned() -> None:
 
 def test_the_right_variant_is_what_training_encodes() -> None:
     question = choices.questions(CHATS[:1], CHOICES, collator(), 500)[0]
-    assert question.variants[question.answer] == TASKS["causal_lm"].encode([CHATS[0].example], tiny.tokenizer())[0]
+    assert [question.variants[question.answer]] == TASKS["causal_lm"].encode([CHATS[0].example], tiny.tokenizer())[0]
 
 
 def test_plain_text_is_asked_with_its_last_piece_replaced() -> None:
@@ -113,6 +112,21 @@ def test_plain_text_is_asked_with_its_last_piece_replaced() -> None:
     [question] = choices.questions(rows, CHOICES, collator(), 500)
     texts = [tiny.tokenizer().decode(list(variant.ids)) for variant in question.variants]
     assert texts == ["is it? yes<|im_end|>", "is it? no<|im_end|>", "is it? perhaps<|im_end|>"]
+
+
+def test_a_pair_is_asked_nothing_and_named() -> None:
+    with pytest.raises(DataError, match=r"^rows:1: a Pair has no answer, as eval\.choices needs$"):
+        choices.questions([Sourced(Place("rows", 1), Pair("a", "b"))], CHOICES, collator(), 500)
+
+
+def test_a_template_that_rewrites_history_is_asked_for_the_last_turn() -> None:
+    """It gives a row for every answer; only the last one is asked for."""
+    chat = kinds.chat(user("1?"), assistant("<think>x</think>no"), user("2?"), assistant("perhaps"))
+    forgetful = Collator(TASKS["causal_lm"], tiny.tokenizer(kinds.FORGETFUL), Layout(0), 500, torch.device("cpu"))
+    (question,) = choices.questions(sourced(chat), CHOICES, forgetful, 500)
+    assert question.answer == 2
+    for choice, variant in zip(CHOICES, question.variants, strict=True):
+        assert kinds.learned_texts(variant, tiny.tokenizer()) == [f"{choice}<|im_end|>"]
 
 
 def test_a_row_that_ends_with_no_choice_is_named() -> None:
@@ -124,7 +138,7 @@ def test_a_row_that_ends_with_no_choice_is_named() -> None:
 
 def test_a_row_too_long_with_any_choice_is_left_out_and_all_too_long_is_an_error() -> None:
     encoded = TASKS["causal_lm"].encode([row.example for row in CHATS], tiny.tokenizer())
-    lengths = [len(row) for row in encoded if isinstance(row, Encoded)]
+    lengths = [len(row) for rows in encoded if isinstance(rows, list) for row in rows]
     assert lengths[0] < lengths[2] < lengths[1]
     longest = lengths[0] - len("yes") + len("perhaps")
     assert [q.answer for q in choices.questions(CHATS, CHOICES, collator(), longest)] == [0]

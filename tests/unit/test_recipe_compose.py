@@ -277,8 +277,8 @@ def test_a_word_for_a_section_is_its_name_as_in_a_recipe(tmp_path: Path) -> None
         ("data.train[" + "9" * 5000 + "]=3", FORM),
         ("train.epoch=3", f"train.epoch: no such setting; allowed: {TRAIN}; did you mean epochs?"),
         ("zzz=3", "zzz: no such setting; allowed: model, task, data, method, train, eval, track, output, extends"),
-        ("data.train[0].limt=3", "data.train[0].limt: no such setting; allowed: path, format, limit, sha256; "
-                                 "did you mean limit?"),
+        ("data.train[0].limt=3", "data.train[0].limt: no such setting; allowed: path, format, columns, "
+                                 "filter, limit, config, hub_split, revision, sha256, weight; did you mean limit?"),
         ("train.batch_size=many", "train.batch_size: must be a whole number (found 'many')"),
         ("train.batch_size=2.0", "train.batch_size: must be a whole number (found 2.0)"),
         ("train.batch_size='8'", "train.batch_size: must be a whole number (found '8')"),

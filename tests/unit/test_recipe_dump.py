@@ -69,9 +69,8 @@ def test_beside_each_value_stands_who_decided_it(tmp_path: Path) -> None:
     made = load(tmp_path / "r.yaml", "out", ["train.batch_size=3", "data.train[0].format=messages", "track.to=[]"])
     assert (made.train.log_every, made.train.seed, made.train.batch_size, made.output) == (1, 2, 3, "out")
     made = resolve.resolve(made)
-    made = resolve.resolve_model(
-        made, name="m", commit="c0ffee", dtype="float32", max_length=64, micro_batch_tokens=512
-    )
+    made = resolve.resolve_model(made, name="m", commit="c0ffee", max_length=64)
+    made = resolve.resolve_machine(made, dtype="float32", micro_batch_tokens=512)
     written = dump_resolved(resolve.resolve_targets(made, ["a.q", "a.v"]), "why")
     assert (
         written.split("\n")
@@ -89,11 +88,16 @@ data:
   - path: {tmp_path}/t.jsonl  # base.yaml
     format: messages  # --set
     limit: 3  # base.yaml
+    weight: 1.0  # default
   eval:
     format: auto  # default
     split: 0.5  # base.yaml
   learn: assistant  # default
   max_length: 64  # from the model
+  overlong: drop  # default
+  on_bad_row: error  # default
+  max_bad_fraction: 0.01  # default
+  streaming: false  # default
 method:
   name: lora  # base.yaml
   targets:  # matched in the model

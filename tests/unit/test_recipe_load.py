@@ -87,7 +87,8 @@ def test_every_fault_is_reported_at_once_in_the_order_of_the_file(tmp_path: Path
         f"r.yaml:1:1: modle: no such setting; allowed: {TOP}; did you mean model?",
         f"r.yaml:1:1: output: {NEEDS}",
         "r.yaml:4:7: data.train[0].path: is missing",
-        "r.yaml:4:7: data.train[0].pth: no such setting; allowed: path, format, limit, sha256; did you mean path?",
+        "r.yaml:4:7: data.train[0].pth: no such setting; allowed: path, format, columns, filter, limit, config, "
+        "hub_split, revision, sha256, weight; did you mean path?",
         "r.yaml:5:7: data.train[0].limit: out of range (found 0); allowed: at least 1",
         "r.yaml:6:3: data.max_length: out of range (found 4); allowed: at least 8",
         "r.yaml:9:3: method.rank: must be a whole number (found 'eight')",
@@ -261,21 +262,21 @@ def test_a_method_s_fault_is_said_exactly_so(tmp_path: Path, method: str, fault:
         ("{pth: e}", None),
         ("true", "r.yaml:4:3: data.eval.path: must be text: put it in quotes (found true)"),
         ("{path: e, format: message}", "r.yaml:4:19: data.eval.format: no such format (found 'message'); "
-                                       "allowed: auto, {formats}; did you mean messages?"),
+                                       "allowed: auto, messages, instruction, prompt_completion, text; "
+                                       "did you mean messages?"),
     ],
 )  # fmt: skip
 def test_a_fault_of_the_held_out_rows_is_said_exactly_so(tmp_path: Path, held_out: str, fault: str | None) -> None:
-    from peftctl.formats import FORMATS
-
     found = faults(tmp_path, data(rest=f"  eval: {held_out}\n"))
     if fault is None:
         assert found == [
             "r.yaml:4:3: data.eval: says nothing of where held-out rows come from; allowed: one of path, split, count",
-            "r.yaml:4:10: data.eval.pth: no such setting; allowed: path, format, limit, sha256, split, count; "
+            "r.yaml:4:10: data.eval.pth: no such setting; allowed: path, format, columns, filter, limit, config, "
+            "hub_split, revision, sha256, split, count; "
             "did you mean path?",
         ]
     else:
-        assert found == [fault.replace("{formats}", ", ".join(FORMATS))]
+        assert found == [fault]
 
 
 @pytest.mark.parametrize("held_out", ["e.jsonl", "{split: 0.25}", "{count: 3}", "{path: e, format: messages}", "null"])
@@ -299,7 +300,9 @@ def test_every_source_s_format_is_checked(tmp_path: Path) -> None:
 
 def test_a_single_source_is_the_first_of_a_list(tmp_path: Path) -> None:
     [fault] = faults(tmp_path, data("{path: a, limt: 3}"))
-    assert fault.startswith("r.yaml:3:20: data.train[0].limt: no such setting; allowed: path, format, limit")
+    assert fault.startswith(
+        "r.yaml:3:20: data.train[0].limt: no such setting; allowed: path, format, columns, filter, limit"
+    )
 
 
 # Anchors and merge keys

@@ -32,7 +32,7 @@ each_template = pytest.mark.parametrize("template", TEMPLATES, ids=lambda templa
 def test_learned_ids_decode_to_the_answer_and_its_end(template: Template, make: Any, answer: str) -> None:
     tokenizer = make(template.jinja)
     turns = (user("one?"), assistant(answer), user(" two\n"), assistant("no"), user("so"))
-    encoded = tokens.encode(chat.segments(Conversation(turns), tokenizer), tokenizer)
+    encoded = tokens.encode(chat.segments(Conversation(turns), tokenizer)[0], tokenizer)
 
     assert kinds.learned_texts(encoded, tokenizer) == [template.learned(answer), template.learned("no")]
     assert kinds.decode(tokenizer, encoded.ids) == "".join(template.write(turn) for turn in turns)
@@ -125,7 +125,7 @@ def test_a_begin_that_the_tokenizer_does_not_put_is_not_put() -> None:
 def test_a_rendered_conversation_gets_no_second_begin_or_end() -> None:
     tokenizer = kinds.sentencepiece("{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}", prefix=False)
     bracketed = kinds.sentencepiece(tokenizer.chat_template, prefix=False, begins=True)
-    made = chat.segments(Conversation((user("q"), assistant("a"))), bracketed)
+    made = chat.segments(Conversation((user("q"), assistant("a"))), bracketed)[0]
     ids = tokens.encode(made, bracketed).ids
     assert bracketed.convert_ids_to_tokens(ids) == ["<s>", "q", "</s>", "<s>", "a", "</s>"]
 
@@ -178,7 +178,7 @@ def test_letters_unknown_to_the_tokenizer_are_refused_where_learned() -> None:
 @each_template
 def test_a_space_that_a_tokenizer_puts_before_text_is_never_learned(scheme: str, template: Template) -> None:
     tokenizer = kinds.metaspace(template.jinja, scheme)
-    made = chat.segments(Conversation((user("so"), assistant("yes"))), tokenizer)
+    made = chat.segments(Conversation((user("so"), assistant("yes"))), tokenizer)[0]
     try:
         encoded = tokens.encode(made, tokenizer)
     except RowFault:

@@ -23,6 +23,8 @@ from peftctl.events import Event, Listener
 from peftctl.model.targets import summary
 
 LONGEST_LINE = 200
+# What may have become of rows, and is said only where it has.
+RARE = {"filtered": "filtered out", "held_out": "held out", "truncated": "cut short", "split": "cut into several"}
 
 
 class _Console(Console):
@@ -75,8 +77,8 @@ def show_faults(faults: Sequence[Fault]) -> None:
     """Each fault on a line of its own, and under it the line of the recipe with a caret, all on standard error."""
     console = _errors()
     for fault in faults:
-        place = _visible(redact(str(fault.place)))
-        said = _visible(str(fault).removeprefix(f"{fault.place}: "))
+        place = visible(redact(str(fault.place)))
+        said = visible(str(fault).removeprefix(f"{fault.place}: "))
         console.print(Text(place, "bold"), Text(": "), Text("error: ", "bold red"), redact(said), sep="", markup=False)
         if source := _source_line(fault.place):
             number = f"{fault.place.line:>5} | "
@@ -92,11 +94,11 @@ def _source_line(place: Place) -> str:
     if not place.line or not path.is_file():
         return ""
     lines = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
-    line = _visible(redact(lines[place.line - 1])) if place.line <= len(lines) else ""
+    line = visible(redact(lines[place.line - 1])) if place.line <= len(lines) else ""
     return line if len(line) <= LONGEST_LINE or place.column > LONGEST_LINE else f"{line[:LONGEST_LINE]} ..."
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """``text`` with control characters as signs: a recipe's must not move the cursor of whoever reads about it."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
@@ -197,8 +199,19 @@ def lines(event: Event) -> list[str]:
     if kind == "data":
         dropped = ", ".join(f"{count:,} {reason}" for reason, count in event["dropped"].items())
         kept = f"{event['kept']:,} of {event['read']:,} rows" + (f" (dropped: {dropped})" if dropped else "")
+        rare = {
+            "filtered": "filtered out",
+            "held_out": "held out",
+            "truncated": "cut short",
+            "split": "cut into several",
+        }
+        kept += "".join(f", {event[key]:,} {said}" for key, said in rare.items() if event.get(key))
+        kept += f", {event['rows']:,} rows of them" if event.get("rows", event["kept"]) != event["kept"] else ""
+        kept += f", {event['rows_an_epoch']:,} an epoch" if event.get("rows_an_epoch") else ""
         learned = f"{event['tokens']:,} tokens, {event['supervised_tokens']:,} of them learned"
-        return [f"         {event['source']}: {kept}, {learned}, longest {event['longest']:,}"]
+        end = f" ({', '.join(event['formats'])})" if event.get("formats") else ""
+        end += " (from the cache)" if event.get("cached") else ""
+        return [f"         {event['source']}: {kept}, {learned}, longest {event['longest']:,}{end}"]
     if kind == "model":
         share = 100 * event["trainable"] / event["parameters"]
         placed = ", ".join(f"{name} x{count}" for name, count in summary(event["targets"]).items())
@@ -245,6 +258,14 @@ def figures(metrics: Mapping[str, Any]) -> list[str]:
 def figure(value: float | None) -> str:
     """A number for people; None is one that was not finite."""
     return "not finite" if value is None else f"{value:.4g}"
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} bytes"
 
 
 def clock(seconds: float) -> str:

@@ -1,0 +1,164 @@
+"""Using what a run has left."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from peftctl.cli.words import Base, Json, RunPath, known
+from peftctl.errors import UsageError
+from peftctl.outcomes import outcomes
+
+
+@outcomes
+def evaluate(
+    run: RunPath,
+    on: Annotated[str, typer.Option(help="What to measure: adapter, base or both.")] = "both",
+    data: Annotated[Path | None, typer.Option(help="Held-out rows, instead of the recipe's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many rows.")] = None,
+    base: Base = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run on held-out rows, beside its untrained base.
+
+    With --on base the adapter's figures are those of the end of training, where the rows are the recipe's.
+    """
+    from peftctl import console
+
+    sides = _sides(on)
+    loaded = _load(run, base)
+    measure = loaded.held_out(data, limit)
+    measured = {}
+    with loaded.fast.on(loaded.model):
+        for side in sides:
+            with loaded.base() if side == "base" else nullcontext(loaded.model) as model:
+                measured[side] = measure(model)
+    if sides == ["base"] and data is None and limit is None and loaded.run.manifest["metrics"]:
+        measured["adapter, when trained"] = loaded.run.manifest["metrics"]
+    if as_json:
+        console.say_json({"run": str(loaded.run.path), "rows": len(measure.rows), **measured})
+        return
+    console.say(f"{len(measure.rows)} held-out rows" + _dropped(measure.rows.dropped))
+    headings, table = _measured_table(measured)
+    console.table(headings, table)
+
+
+@outcomes
+def generate(
+    run: RunPath,
+    prompt: Annotated[str | None, typer.Argument(help="What to answer; standard input where absent.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message before it.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Continue the text itself: no chat template.")] = False,
+    on: Annotated[str, typer.Option(help="Who answers: adapter, base or both.")] = "adapter",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to write.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this mass. Default: all.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Fixes what is drawn. Default: 0.")] = None,
+    base: Base = None,
+    as_json: Json = False,
+) -> None:
+    """Let a run answer, as it writes."""
+    from peftctl import console
+    from peftctl.example import Turn
+
+    sides = _sides(on)
+    if plain and system is not None:
+        raise UsageError("--system: has no effect with --plain, which uses no chat template")
+    for flag, given in (("--top-p", top_p), ("--seed", seed)):
+        if given is not None and temperature == 0:
+            raise UsageError(f"{flag}: has no effect at --temperature 0, which takes the likeliest token")
+    asked = _prompt(prompt)
+    loaded = _load(run, base)
+    from peftctl.generate import Sampling, encode_prompt
+    from peftctl.generate import generate as write
+
+    if not plain and not loaded.tokenizer.chat_template:
+        raise UsageError("the model has no chat template", "--plain continues the text itself")
+    turns = [Turn("system", system or ""), Turn("user", asked)][system is None :]
+    ids = encode_prompt(asked if plain else turns, loaded.tokenizer)
+    if (room := loaded.room(ids)) < max_new_tokens:
+        console.note(f"note: at most {room} tokens fit behind this prompt")
+    sampling = Sampling(min(max_new_tokens, room), temperature, 1.0 if top_p is None else top_p, seed or 0)
+    answers = {}
+    for side in sides:
+        heard = None if as_json else console.piece
+        if len(sides) > 1 and not as_json:
+            console.piece(f"{side}: ")
+        with loaded.base() if side == "base" else nullcontext(loaded.model) as model:
+            answers[side] = write(model, loaded.tokenizer, ids, sampling, heard)
+        if not as_json:
+            console.piece("\n")
+    if as_json:
+        console.say_json(answers)
+
+
+@outcomes
+def export(
+    run: RunPath,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    to: Annotated[str, typer.Option(help="The form it is to take.")],
+    as_json: Json = False,
+) -> None:
+    """Ship what a run left, checked."""
+    from peftctl import console
+    from peftctl.exporters.export import export as publish
+    from peftctl.run import open_run
+
+    manifest = publish(open_run(run), out, to)
+    if as_json:
+        console.say_json(manifest)
+    else:
+        console.say(f"{out}: {to}, verified: {manifest['verified']}")
+
+
+def _prompt(given: str | None) -> str:
+    """The prompt given, or standard input. Raises UsageError where there is none, or it is no text."""
+    asked = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if given is None else given
+    if not asked:
+        raise UsageError("PROMPT: nothing to answer")
+    try:
+        asked.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"PROMPT: not UTF-8 text at character {error.start + 1}") from None
+    return asked
+
+
+def _load(run: Path, base: Path | None) -> Any:
+    from peftctl import load, quiet
+
+    quiet.no_progress_bars()
+    return load(run, base)
+
+
+def _sides(on: str) -> list[str]:
+    sides = {"adapter": ["adapter"], "base": ["base"], "both": ["base", "adapter"]}
+    known("--on", on, list(sides))
+    return sides[on]
+
+
+def _dropped(dropped: Any) -> str:
+    return f" (dropped: {', '.join(f'{count} {reason}' for reason, count in dropped.items())})" if dropped else ""
+
+
+def _measured_table(measured: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """A row for each side, and one for always giving the majority's answer where there are choices."""
+    from peftctl.console import figure
+
+    first = next(iter(measured.values()))
+    plain = [key for key, value in first.items() if isinstance(value, float | None)]
+    by_choice = "likeliest" in first
+    rows = [
+        [side, *(figure(metrics[key]) for key in plain)]
+        + ([f"{metrics['likeliest'][key]:.3f}" for key in ("accuracy", "macro_f1")] if by_choice else [])
+        for side, metrics in measured.items()
+    ]
+    if by_choice:
+        majority = [f"{first['majority'][key]:.3f}" for key in ("accuracy", "macro_f1")]
+        rows.insert(0, ["majority", *("-" for _ in plain), *majority])
+    return ["", *plain, *(["accuracy", "macro_f1"] if by_choice else [])], rows
