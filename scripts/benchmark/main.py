@@ -44,7 +44,7 @@ def main() -> None:
         setting = Setting(Path(name), given.peers, quick=given.quick)
         found = {**old, **({} if given.rows else measure(setting, given.only))}
         if not given.only:
-            found |= {"rows": prepared_rows(setting), "start_up_s": start_up(given.peers)}
+            found |= {"rows": prepared_rows(setting), "rows_machine": machine(), "start_up_s": start_up(given.peers)}
     if not given.rows:
         found["minutes"] = round((time.time() - began) / 60, 1)
     print(text(found))

@@ -47,7 +47,8 @@ Start-up: {", ".join(f"`{name}` {taken:.2f} s" for name, taken in found["start_u
 
 ## Preparing rows
 
-Two cores. Template, ids, mask and packing; the file is read by both before the clock starts.
+{found.get("rows_machine", found["machine"])}. Template, ids, mask and packing; the file is read by both before the
+clock starts.
 
 {table(rows(found))}
 

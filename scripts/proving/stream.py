@@ -1,4 +1,4 @@
-"""A 2 GB JSONL of 5 million chats, streamed as training would, from the file to collated micro-batches.
+"""A 2 GB JSONL of 5 million prompts with completions, streamed as training would, from file to micro-batches.
 
 In a process of its own, whose peak memory is what counts. The file is made, and removed again.
 
@@ -50,14 +50,13 @@ def main() -> None:
 
 
 def write(path: Path, rows: int) -> None:
-    """Chats of about ``BYTES_A_ROW`` bytes each, no two alike."""
+    """Rows of about ``BYTES_A_ROW`` bytes each, no two alike."""
     with path.open("w", encoding="utf-8") as file:
         for number in range(rows):
             digest = hashlib.blake2b(str(number).encode()).digest()
-            words = " ".join(WORDS[byte % len(WORDS)] for byte in digest)
-            answer = f"{digest[:4].hex()}: {words}"[: BYTES_A_ROW - 130]
-            row = [{"role": "user", "content": f"What is {number}?"}, {"role": "assistant", "content": answer}]
-            file.write(json.dumps({"messages": row}) + "\n")
+            words = " ".join(WORDS[byte % len(WORDS)] for byte in digest + digest)
+            answer = f" {digest[:4].hex()}: {words}"[: BYTES_A_ROW - 60]
+            file.write(json.dumps({"prompt": f"What is {number}?", "completion": answer}) + "\n")
 
 
 def measure(path: Path, rows: int) -> dict[str, Any]:
@@ -73,7 +72,7 @@ def measure(path: Path, rows: int) -> dict[str, Any]:
     from peftctl.tasks import TASKS, Layout
 
     tokenizer = AutoTokenizer.from_pretrained(plain_folder(MODEL, lambda _: None))
-    data = DataSettings(train=(Source(path=str(path), format="messages"),), streaming=True)
+    data = DataSettings(train=(Source(path=str(path), format="prompt_completion"),), streaming=True)
     recipe = Recipe(ModelSettings(name="m"), data, LoraSettings(), "out", train=TrainSettings(max_steps=1))
     task = TASKS["causal_lm"]
     stream = Stream(recipe, Encoding(task, tokenizer, 512))
@@ -116,8 +115,8 @@ def report(found: dict[str, Any]) -> None:
 
 `scripts/proofs stream`. {found["machine"]}. {found["versions"]}.
 
-{found["bytes"] / 1e9:.2f} GB of JSONL, {facts["read"]:,} chats read and {facts["kept"]:,} kept, {facts["tokens"]:,}
-tokens, through template, tokenizer and mask to {found["micro_batches"]:,} packed micro-batches of up to {TOKENS}
+{found["bytes"] / 1e9:.2f} GB of JSONL, {facts["read"]:,} rows read and {facts["kept"]:,} kept, {facts["tokens"]:,}
+tokens, through tokenizer and mask to {found["micro_batches"]:,} packed micro-batches of up to {TOKENS}
 tokens.
 
 | | |

@@ -105,6 +105,24 @@ def test_a_deadline_that_is_met_leaves_nothing_behind(often: None) -> None:
     assert all(ends.values())
 
 
+def test_an_exception_that_has_not_arrived_at_the_end_is_taken_back_and_raised_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that would arrive late is put on its way by hand: when a real one arrives is Python's to say."""
+    sent: list[tuple[int, type[BaseException] | None]] = []
+    monkeypatch.setattr(deadline, "_raise_in", lambda thread, error: sent.append((thread, error)))
+    context = deadline.deadline(60)
+
+    def late() -> None:
+        with context:
+            context.look(time.monotonic() + 61)
+            context.look(time.monotonic() + 62)  # it is raised once
+
+    with pytest.raises(OverTimeError):
+        late()
+    assert sent == [(threading.get_ident(), OverTimeError), (threading.get_ident(), None)]
+
+
 def test_a_shorter_deadline_is_not_kept_waiting_by_a_longer_one() -> None:
     begun = threading.Event()
     end = threading.Event()
