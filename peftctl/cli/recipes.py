@@ -53,7 +53,7 @@ def schema() -> None:
 def init(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The file to write.")] = Path("recipe.yaml"),
     model: Annotated[str | None, typer.Option(help="Hub id, folder or .gguf file.")] = None,
-    data: Annotated[Path | None, typer.Option(help="JSONL file of rows to learn from.")] = None,
+    data: Annotated[Path | None, typer.Option(help="File of rows to learn from.")] = None,
     task: Annotated[str | None, typer.Option(help="What the model is trained to do.")] = None,
     method: Annotated[str | None, typer.Option(help="The fine-tuning method.")] = None,
     output: Annotated[str | None, typer.Option(metavar="DIR", help="The run directory.")] = None,
@@ -72,7 +72,7 @@ def init(
     if output == "":
         raise UsageError("--output: is empty; allowed: the run directory")
     model = model or ask("Base model (hub id, folder or .gguf file)", lambda said: None)
-    data = data or Path(ask("Rows to learn from (a JSONL file)", lambda said: starter.first_row(Path(said))))
+    data = data or Path(ask("Rows to learn from (a file)", lambda said: starter.first_row(Path(said))))
     first = starter.Answers(str(model), data)
     if missing:
         kinds, ways = list(TASKS), list(METHODS)

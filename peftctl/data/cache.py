@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -114,9 +114,9 @@ def load(found: Entry) -> dict[str, Rows] | None:
     return None
 
 
-def save(found: Entry, sides: Mapping[str, Rows]) -> None:
-    """Keep the rows. A cache that takes nothing more, or holds them already, is no reason to end a run."""
-    with suppress(OSError, MachineError, UsageError):
+def save(found: Entry, sides: Mapping[str, Rows], note: Callable[[str], None] = lambda _: None) -> None:
+    """Keep the rows. A cache that takes nothing more is no reason to end a run, but ``note`` hears of it."""
+    try:
         with publish_directory(_home() / found.name) as folder:
             for side, rows in sides.items():
                 for name, array in _arrays(rows).items():
@@ -124,6 +124,11 @@ def save(found: Entry, sides: Mapping[str, Rows]) -> None:
             counts = {side: {name: getattr(rows, name) for name in COUNTS} for side, rows in sides.items()}
             write_json(folder / "entry.json", {"files": inventory(folder), "sides": counts})
         _throw_out(keep=found.name)
+    except UsageError:  # another run has made them meanwhile
+        pass
+    except (OSError, MachineError) as error:
+        reason = error.message if isinstance(error, MachineError) else error.strerror
+        note(f"the encoded rows are not kept for the next run: {reason}")
 
 
 def sizes() -> dict[str, tuple[int, int]]:

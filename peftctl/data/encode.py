@@ -19,10 +19,12 @@ from peftctl.data.store import Stored, store
 from peftctl.errors import DataError
 from peftctl.example import Example, RowFault
 from peftctl.tasks import EncodedExample, Task
+from peftctl.text import chat
 from peftctl.text.tokens import Encoded
 
 TOO_LONG = "longer than max_length"
 NOTHING_LEARNED = "nothing to learn"
+OTHER_TEMPLATE = "another template may write them: data.template takes a name, a Jinja file or Jinja text"
 CHUNK = 256
 MOST_AT_ONCE = 4  # tokenizers run in parallel, what is done around them in Python does not
 # The "epoch" whose order says which rows a source of weight 0.5 gives: no training epoch is numbered so.
@@ -145,6 +147,8 @@ def encode(
     def rows() -> Iterator[Encoded]:
         for number, outcome in enumerate(outcomes(side.examples, encoding)):
             if outcome.fault:
+                if outcome.fault.kind in (chat.REFUSED, chat.NOT_WRITTEN):
+                    side.tally.hint = OTHER_TEMPLATE
                 side.tally.fault(side.examples[number].place, outcome.fault)
             elif not outcome.rows:
                 dropped[TOO_LONG if TOO_LONG in outcome.parts else NOTHING_LEARNED] += 1

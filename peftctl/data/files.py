@@ -22,6 +22,8 @@ USUAL = ("file", "hf", "https", "s3", "gs", "az", "sftp")
 # What a file system tells of a file that does not change with its contents, or changes without them: an HTTP redirect
 # is signed anew each time, and SFTP's ``time`` is that of the last reading.
 NO_VERSION = {"name", "type", "url", "mimetype", "partial", "size", "time", "last_accessed_on"}
+CONNECTS_IN, ANSWERS_IN = 20.0, 60.0  # seconds that an HTTP server has
+UNREACHABLE = "see that the address is right and can be reached"
 LONGEST_NAME = 100  # characters; a file system takes 255 bytes, and what stands before the name needs some
 
 
@@ -44,8 +46,10 @@ def open_binary(where: str) -> BinaryIO:
     with _explained(where, "cannot be read"):
         try:
             file = fs.open(path, "rb")
-        except FileNotFoundError:  # some say so of a folder too
-            raise IsADirectoryError if fs.isdir(path) else FileNotFoundError from None
+        except FileNotFoundError as error:  # some say so of a folder too, and some of a network that fails
+            if _cause(error) is None and fs.isdir(path):
+                raise IsADirectoryError from None
+            raise
         return cast(BinaryIO, io.BufferedReader(_Remote(where, file), 1 << 20))
 
 
@@ -120,6 +124,8 @@ class _Remote(io.RawIOBase):
 
 def _open_local(where: str, path: Path) -> BinaryIO:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # reading it may never end, nor begin
+            raise DataError(f"{where}: is a device or a pipe, not a file of rows")
         return path.open("rb")
     except IsADirectoryError:
         raise DataError(f"{where}: is a folder, not a file of rows") from None
@@ -148,7 +154,7 @@ def _resolve(where: str) -> tuple[Any, str]:
             raise DataError(problem + (f"; did you mean {near}?" if near else ""))
     try:
         with _explained(where, "cannot be read"):
-            fs, path = fsspec.url_to_fs(where)
+            fs, path = fsspec.url_to_fs(where, **_options(where))
     except ImportError as error:
         # The cause says which package it was; fsspec's own message is free text.
         missing = getattr(error.__cause__ or error, "name", None)
@@ -156,6 +162,21 @@ def _resolve(where: str) -> tuple[Any, str]:
         hint = f"pip install {package}" if package else str(error)
         raise MachineError(f"{where}: needs a package that is not installed", hint) from None
     return fs, path
+
+
+def _options(where: str) -> dict[str, Any]:
+    """For HTTP, how long to wait for a server: by itself fsspec waits for ever."""
+    if not re.match(r"https?://", where):
+        return {}
+    from aiohttp import ClientTimeout
+
+    return {"client_kwargs": {"timeout": ClientTimeout(sock_connect=CONNECTS_IN, sock_read=ANSWERS_IN)}}
+
+
+def _cause(error: FileNotFoundError) -> BaseException | None:
+    """What a file system that calls every failure a missing file met in truth; None where the file is missing."""
+    cause = error.__cause__
+    return None if cause is None or isinstance(cause, FileNotFoundError) else cause
 
 
 def _is_local(fs: Any) -> bool:
@@ -201,7 +222,10 @@ def _explained(where: str, what: str) -> Iterator[None]:
         yield
     except (PeftctlError, ImportError):
         raise
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if cause := _cause(error):
+            reason = (str(cause).splitlines() or [""])[0] or type(cause).__name__
+            raise MachineError(f"{where}: {what}: {reason}", UNREACHABLE) from None
         raise DataError(f"{where}: cannot be read: No such file or directory") from None
     except IsADirectoryError:
         raise DataError(f"{where}: is a folder, not a file of rows") from None
@@ -209,4 +233,4 @@ def _explained(where: str, what: str) -> Iterator[None]:
         raise DataError(f"{where}: {what}: {error.strerror or error or 'no rights'}") from None
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise MachineError(f"{where}: {what}: {reason}", "see that the address is right and can be reached") from None
+        raise MachineError(f"{where}: {what}: {reason}", UNREACHABLE) from None

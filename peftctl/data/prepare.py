@@ -84,7 +84,7 @@ def prepare(recipe: Recipe, encoding: Encoding, sides: Sides | None, note: Note)
             return Data(again["train"], again.get("eval"), cached=True)
         made = _made(recipe, encoding, sides or sources.read(recipe, note))
         sources.resolve(recipe, note)  # a file that changed while it was read is not what its hash says
-        cache.save(entry, {"train": made.train} | ({"eval": made.eval} if made.eval else {}))
+        cache.save(entry, {"train": made.train} | ({"eval": made.eval} if made.eval else {}), note)
     return made
 
 

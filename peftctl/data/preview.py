@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from peftctl.data.prepare import Opened, prepare
 from peftctl.data.sources import Note, Sourced
 from peftctl.data.store import Stored
 from peftctl.errors import UsageError
-from peftctl.example import RowFault
+from peftctl.example import Conversation, RowFault, Segments
 from peftctl.recipe.schema import Recipe
 from peftctl.text.template import end_of_turn
 from peftctl.text.tokens import Encoded
@@ -121,7 +123,8 @@ def preview(opened: Opened, note: Note, *, side: str = "train", start: int = 1, 
     measured = {name: _measured(rows, encoding) for name, rows in sides.items()}
     both = (_both(sides["train"].encoded, sides["eval"].encoded)) if "eval" in sides else (0, 0)
     made = Preview(recipe, measured, shown, *both)
-    return Preview(recipe, measured, shown, *both, tuple(_warnings(made, encoding)))
+    warnings = (*_warnings(made, encoding), *_control(sides, encoding.tokenizer))
+    return Preview(recipe, measured, shown, *both, warnings)
 
 
 def _all(opened: Opened, note: Note) -> dict[str, Rows]:
@@ -248,6 +251,23 @@ def _warnings(made: Preview, encoding: Encoding) -> Iterator[str]:
             yield f"{name}: {warning}"
     if _ends(encoding) is None:
         yield "no end of turn is learned: neither template nor tokenizer has a token for it"
+
+
+def _control(sides: Mapping[str, Rows], tokenizer: Any) -> Iterator[str]:
+    """Rows whose own text holds what the tokenizer takes for a special token."""
+    special = sorted(set(map(str, tokenizer.all_special_tokens)), key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+    for name, rows in sides.items():
+        held = Counter(word for sourced in rows.sources for word in set(pattern.findall(_own_text(sourced))))
+        for word, count in held.most_common(3):
+            yield f"{name}: {count:,} rows hold the text {word}, which becomes that special token"
+
+
+def _own_text(sourced: Sourced) -> str:
+    example = sourced.example
+    if isinstance(example, Conversation):
+        return "\0".join(turn.content for turn in example.turns)
+    return "\0".join(piece.text for piece in example.pieces) if isinstance(example, Segments) else ""
 
 
 def _of_side(side: Measured, longest: int | None) -> Iterator[str]:

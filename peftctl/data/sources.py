@@ -125,6 +125,8 @@ def locate(recipe: Recipe, source: RowSettings, note: Note = lambda _: None) -> 
     for key in ("config", "hub_split", "revision"):
         if getattr(source, key) is not None:
             raise UsageError(f"{key}: has no effect on {path}, which is no hub data set")
+    if kind == "url" and path.lower().startswith("file://") and not path[len("file://") :].startswith("/"):
+        raise UsageError(f"{path}: a file:// URL has no folder to be relative to", "name the file by its path alone")
     return Where(path, remote=True) if kind == "url" else Where(str(recipe.path(path)))
 
 
@@ -201,7 +203,8 @@ def examples(
             fmt = fmt or choose_format(source.format, frozenset(row), task, place)
             yield Sourced(place, fmt.example(row))
         except RowFault as fault:
-            tally.hint = tally.hint or (f"rows of format {fmt.name} hold {fmt.columns}" if fmt else "")
+            if fmt and not isinstance(row, RowFault):
+                tally.hint = tally.hint or f"rows of format {fmt.name} hold {fmt.columns}"
             tally.fault(place, fault)
 
 

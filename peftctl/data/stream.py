@@ -44,6 +44,9 @@ def first(recipe: Recipe, note: Note) -> Side:
         skipped = _skipped(recipe, number)
         found += [replace(each, source=number) for each in islice(examples, skipped, skipped + share)]
     counted.settle()
+    if not found and not counted.bad:
+        held = f" but the {_skipped(recipe, 0)} held out" if _skipped(recipe, 0) else ""
+        raise DataError(f"{', '.join(source.path for source in data.train)}: no rows{held}")
     sources.check_effects(data, [sourced.example for sourced in found])
     return Side(found, counted, _skipped(recipe, 0))
 
@@ -70,19 +73,28 @@ class Stream:
 
     def rows(self) -> Iterator[Encoded]:
         """The rows in their order. Raises DataError where one is bad, or too many are, or none is left."""
-        examples = self._examples()
-        for number, block in enumerate(iter(lambda: list(islice(examples, BLOCK)), [])):
+        for block in self.blocks():
+            yield from block
+
+    def blocks(self) -> Iterator[list[Encoded]]:
+        """The rows some thousand examples at a time, each block in the random order of its own."""
+        lost = 0
+        for number, block in enumerate(self._blocks()):
             if number == 0:
                 sources.check_effects(self.recipe.data, [sourced.example for sourced in block])
             encoded = [row for found in self._outcomes(block) for row in found]
-            if not encoded:
+            if len(block) < BLOCK:
+                self.tally.settle()
+            lost = 0 if encoded else lost + len(block)
+            if lost >= BLOCK:
                 reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
-                raise DataError(f"none of {len(block):,} rows in a line is left: {reasons}")
+                raise DataError(f"none of {lost:,} rows in a line is left: {reasons}")
+            if not encoded:
+                continue
             self.counts.update(rows=len(encoded), tokens=sum(map(len, encoded)))
             self.counts.update(supervised_tokens=sum(row.supervised for row in encoded))
             self.counts["longest"] = max(self.counts["longest"], *(len(row) for row in encoded))
-            for index in order(self.recipe.train.seed, BLOCKS + number, len(encoded)):
-                yield encoded[index]
+            yield [encoded[index] for index in order(self.recipe.train.seed, BLOCKS + number, len(encoded))]
 
     def facts(self) -> dict[str, Any]:
         """What the log and the manifest say, as Rows.facts; of rows that were read more than once, each time."""
@@ -119,17 +131,30 @@ class Stream:
         if self.tally.bad and (self.tally.most_bad is None or self.tally.read >= JUDGED):
             self.tally.settle()
 
-    def _examples(self) -> Iterator[Sourced]:
-        """Examples of all sources in proportion to their weights, without end: the one that is most behind is next."""
+    def _blocks(self) -> Iterator[list[Sourced]]:
+        """Examples of all sources in proportion to their weights, without end: the one that is most behind is next.
+
+        A block ends early where every source has been read to its end once more: what is small is shuffled whole.
+        """
         weights = [source.weight for source in self.recipe.data.train]
         endless = [self._over_and_over(number) for number in range(len(weights))]
-        taken = [0] * len(weights)
+        taken, passes = [0] * len(weights), [0] * len(weights)
+        block: list[Sourced] = []
         while True:
+            done = min(passes)
             number = min(range(len(weights)), key=lambda each: ((taken[each] + 1) / weights[each], each))
-            taken[number] += 1
-            yield next(endless[number])
+            example = next(endless[number])
+            if example is None:
+                passes[number] += 1
+            else:
+                taken[number] += 1
+                block.append(example)
+            if len(block) == BLOCK or (block and min(passes) > done):
+                yield block
+                block = []
 
-    def _over_and_over(self, number: int) -> Iterator[Sourced]:
+    def _over_and_over(self, number: int) -> Iterator[Sourced | None]:
+        """The source's examples, and None at each end of it."""
         source = self.recipe.data.train[number]
         skipped = _skipped(self.recipe, number)
         where, task = sources.locate(self.recipe, source), TASKS[self.recipe.task.name]
@@ -147,7 +172,8 @@ class Stream:
                 self.tally.settle()
                 held = f" but the {skipped} held out" if skipped else ""
                 raise DataError(f"{where.name}: no rows{held}", "a filter may leave out all" if source.filter else "")
-            self._judge()
+            self.tally.settle()  # all of it has been seen, however little that is
+            yield None
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Protocol
 
 from peftctl.data import stream
@@ -12,7 +11,7 @@ from peftctl.data.batches import Plan, plan
 from peftctl.data.encode import Rows
 from peftctl.data.prepare import Opened, prepare
 from peftctl.data.sources import Note
-from peftctl.data.stream import BLOCK, Sequential, Stream
+from peftctl.data.stream import Sequential, Stream
 from peftctl.text.tokens import Encoded
 
 
@@ -86,7 +85,7 @@ class Streamed:
 
     def __post_init__(self) -> None:
         ahead = Stream(self.stream.recipe, self.stream.encoding)
-        object.__setattr__(self, "first", list(islice(ahead.rows(), BLOCK)))
+        object.__setattr__(self, "first", next(ahead.blocks()))
         object.__setattr__(self, "of_first", ahead.facts())
         object.__setattr__(self, "in_order", Sequential(self.stream.rows, self.batch_size))
 

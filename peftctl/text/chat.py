@@ -62,14 +62,14 @@ def segments(conversation: Conversation, tokenizer: Any, learn: str = "assistant
     """The conversation as one row, or as one for each learned turn, the learned pieces through their end of turn.
 
     ``learn``: the turns that have a weight (assistant), the last of them alone (last), or all that the template
-    writes (all). Raises RowFault where a learned turn's text is not exactly what follows its generation prompt, or
-    the template leaves out what the row has.
+    writes (all), turns with a weight of their own by it. Raises RowFault where a learned turn's text is not exactly
+    what follows its generation prompt, or the template leaves out what the row has.
     """
     turns, tools = conversation.turns, conversation.tools
     full = render(turns, tokenizer, generation_prompt=False, tools=tools)
     _check_tools(conversation, full, tokenizer)
     if learn == "all":
-        return [Segments((Segment(full, 1.0),), whole=False)]
+        return [_all(conversation, full, tokenizer)]
     targets = [index for index, turn in enumerate(turns) if turn.weight]
     spans = [_span(conversation, index, full, tokenizer) for index in (targets[-1:] if learn == "last" else targets)]
     if all(full.startswith(span.text) for span in spans):
@@ -85,6 +85,24 @@ class _Span:
     start: int
     end: int
     weight: float
+
+
+def _all(conversation: Conversation, full: str, tokenizer: Any) -> Segments:
+    """All of the text, answers whose weight is not 1 by their weight."""
+    weighted = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant" and turn.weight != 1]
+    spans = [_span(conversation, index, full, tokenizer) for index in weighted]
+    for index, span in zip(weighted, spans, strict=True):
+        if not full.startswith(span.text):
+            problem = f"message {index + 1} has a weight, and the chat template writes it otherwise later on"
+            raise RowFault(f"{problem}, so learn: all cannot tell it from the rest", REFUSED)
+    pieces = _row(full, spans).pieces
+    own = {(span.start, span.end) for span in spans}
+    at, made = 0, []
+    for piece in pieces:
+        end = at + len(piece.text)
+        made.append(piece if (at, end) in own else Segment(piece.text, 1.0))
+        at = end
+    return Segments(tuple(made), whole=False)
 
 
 def _row(text: str, spans: Sequence[_Span]) -> Segments:

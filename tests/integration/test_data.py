@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from peftctl import atomic
 from peftctl.cli import app
-from peftctl.data import readers, stream, supply
+from peftctl.data import readers, stream
 from peftctl.events import Events
 from peftctl.recipe import load
 from peftctl.train import job
@@ -257,7 +257,6 @@ def test_rows_left_out_leave_the_run_of_the_others(tmp_path: Path, model: Path) 
 @pytest.fixture
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "BLOCK", 16)
-    monkeypatch.setattr(supply, "BLOCK", 16)
 
 
 @pytest.mark.usefixtures("_small_blocks")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from peftctl.cache import cache_home
+from peftctl.errors import MachineError
 
 
 def test_the_most_particular_variable_says_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -19,3 +20,12 @@ def test_the_most_particular_variable_says_where(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert cache_home() == tmp_path / "home" / ".cache" / "peftctl"
     assert all(path.is_dir() for path in (tmp_path / "own", tmp_path / "xdg/peftctl", tmp_path / "home/.cache/peftctl"))
+
+
+def test_a_file_in_its_place_is_named_with_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        monkeypatch.setenv("PEFTCTL_CACHE", str(tmp_path / place))
+        with pytest.raises(MachineError, match="cannot be the cache") as error:
+            cache_home()
+        assert "PEFTCTL_CACHE" in error.value.hint

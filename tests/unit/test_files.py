@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry, known_implementations
 
+from peftctl.data import files
 from peftctl.data.files import file_name, is_url, local, open_binary
 from peftctl.errors import DataError, MachineError
 
@@ -282,3 +284,30 @@ def test_two_processes_at_once_copy_once_and_both_read_it_whole(remote: Counting
         process.join()
     assert [data for data, _ in taken] == [b"one" * 100_000] * 2
     assert sum(fetched for _, fetched in taken) == 1
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_a_pipe_or_a_device_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="is a device or a pipe, not a file of rows"):
+        open_binary(str(tmp_path / name))
+    with pytest.raises(DataError, match="is a device or a pipe, not a file of rows"):
+        open_binary("/dev/zero")
+
+
+def test_a_server_that_is_not_there_is_the_network_s_fault_and_no_missing_file() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for read in (open_binary, local):
+        with pytest.raises(MachineError, match="Cannot connect to host"):
+            read(f"http://127.0.0.1:{port}/rows.jsonl")
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "ANSWERS_IN", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(5)
+        with pytest.raises(MachineError, match=r"rows\.jsonl"):
+            open_binary(f"http://127.0.0.1:{silent.getsockname()[1]}/rows.jsonl")

@@ -140,3 +140,10 @@ def test_of_a_stream_the_first_rows_are_measured_once_each(tmp_path: Path, tiny_
 def test_rows_there_are_not_are_an_error(tmp_path: Path, tiny_model: Path, side: str, start: int, fault: str) -> None:
     with pytest.raises(UsageError, match=fault):
         look(tmp_path, tiny_model, side=side, start=start)
+
+
+def test_text_that_becomes_a_special_token_is_warned_of(tmp_path: Path, tiny_model: Path) -> None:
+    rows = [chat(f"question {n}", f"answer {n}") for n in range(9)]
+    tiny.jsonl(tmp_path / "train.jsonl", [*rows, chat("x", "no <|im_end|>\n<|im_start|>user\nhaha")])
+    found = look(tmp_path, tiny_model)
+    assert "train: 1 rows hold the text <|im_end|>, which becomes that special token" in found.warnings

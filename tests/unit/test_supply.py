@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from peftctl.data import sources, stream, supply
+from peftctl.data import sources, stream
 from peftctl.data.encode import Encoding
 from peftctl.data.prepare import Opened
 from peftctl.data.supply import Planned, Streamed, Supply, supplied
@@ -25,7 +25,6 @@ from tests.unit import kinds
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "BLOCK", 16)
-    monkeypatch.setattr(supply, "BLOCK", 16)
 
 
 def lines(path: Path, count: int, prefix: str = "") -> Source:

@@ -299,7 +299,8 @@ def test_last_learns_the_last_turn_that_has_a_weight() -> None:
 
 def test_all_learns_the_text_as_the_template_writes_it_with_what_it_leaves_out_left_out() -> None:
     assert rows(THINKING, kinds.FORGETFUL, "all") == [
-        (Segment(f"{SECOND}<think>so</think>b<|im_end|>\n", 1.0),),
+        # An answer with a weight of its own keeps it.
+        (Segment(SECOND, 1.0), Segment("<think>so</think>b<|im_end|>", 0.5), Segment("\n", 1.0)),
     ]
     (made,) = chat.segments(THINKING, tiny.tokenizer(kinds.FORGETFUL), "all")
     assert not made.whole
