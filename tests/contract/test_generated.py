@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("script", ["docs.py", "tables.py"])
+@pytest.mark.parametrize("script", ["docs.py", pytest.param("tables.py", marks=pytest.mark.slow)])
 def test_generated_files_are_current(script: str) -> None:
     command = [sys.executable, str(ROOT / "scripts" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -223,6 +223,7 @@ def test_an_unexpected_error_is_one_line_and_a_log_without_secrets(
     assert "hf_aaa" not in log + out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_reader_who_goes_away_ends_no_training(tmp_path: Path, tiny_model: Path, form: list[str]) -> None:
     (tmp_path / "r.yaml").write_text(jobs.recipe_text(tmp_path, tiny_model))
@@ -370,6 +371,7 @@ def test_the_machine_s_faults_are_no_bugs(
     assert "cannot be read or written" in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_130_and_a_second_process_is_kept_out(tmp_path: Path, tiny_model: Path) -> None:
     """One long run in a process of its own; while it trains, another is refused; then it is interrupted."""
     (tmp_path / "r.yaml").write_text(jobs.recipe_text(tmp_path, tiny_model, train={"epochs": 100_000}))

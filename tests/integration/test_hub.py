@@ -298,6 +298,7 @@ def test_a_server_that_is_no_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) 
     refused(MachineError, hub.endpoint, "HF_ENDPOINT")
 
 
+@pytest.mark.slow
 def test_the_environment_alone_points_to_the_hub(hub: FakeHub, tmp_path: Path) -> None:
     """As users have it: the library reads its environment as it is imported, which no other test here shows."""
     program = "import sys; from peftctl.model import hub; print(hub.fetch(sys.argv[1], None, note=print).commit)"

@@ -130,6 +130,7 @@ def test_compiling_without_a_compiler_says_what_is_missing(
         jobs.train(tmp_path, tiny_model, train={"fast": {"compile": True}})
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_compiler_that_fails_ends_the_run_with_what_turns_it_off(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
