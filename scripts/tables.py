@@ -95,8 +95,9 @@ def _works(method: Any, task: Any) -> str:
     try:
         base = task.model_class().from_config(config).requires_grad_(False)
         settings = method.resolve(method.settings())
-        matched = targets.resolve(base, settings.targets)
-        model = attach.attach(base, method, settings, matched, task.peft_type, DataFacts(8, 64, 32, 8, 10))
+        wanted = method.choose(base) if settings.wanted is None else settings.wanted
+        anatomy = attach.anatomy(base, targets.resolve(base, wanted))
+        model = attach.attach(base, method, settings, anatomy, task.peft_type, DataFacts(8, 64, 32, 8, 10))
         ids = torch.arange(12).reshape(2, 6)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
         for step in range(3):

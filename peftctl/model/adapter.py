@@ -44,7 +44,9 @@ def reload(peft_model: Any, folder: Path) -> Any:
     """The base model of ``peft_model`` with the adapter from ``folder`` in place of the one it had."""
     from peft import PeftModel
 
-    base_model = peft_model.unload()
+    base_model = peft_model.get_base_model()
+    if peft_model.base_model is not base_model:  # what a method put into layers is taken out again
+        base_model = peft_model.unload()
     if hasattr(base_model, "peft_config"):
         del base_model.peft_config  # unload leaves it, and peft then warns of a second adapter
     return PeftModel.from_pretrained(base_model, folder)

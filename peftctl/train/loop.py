@@ -99,10 +99,14 @@ def _backward(session: Session, work: Work) -> Any:
 
     loss = torch.zeros((), device=session.accelerator.device)
     for index, batch in enumerate(work.batches):
-        with _sync(session, last=index == len(work.batches) - 1):
+        last = index == len(work.batches) - 1
+        with _sync(session, last=last):
             part = session.objective.step(session.model, session.collate.on_device(batch))
             # Processes are averaged by their wrapper, so a sum over all of them takes ``share``.
-            session.accelerator.backward(part.sum * work.share)
+            total = part.sum * work.share
+            if last and session.method.penalty:  # once a step, and not part of the loss that is reported
+                total = total + session.method.penalty(session.accelerator.unwrap_model(session.model))
+            session.accelerator.backward(total)
             loss += part.sum.detach() * work.share
     return session.accelerator.reduce(loss, "mean")
 
