@@ -115,12 +115,12 @@ class Method(Protocol):
         """What a run of it leaves."""
 
     @property
-    def learning_rate(self) -> float:
-        """The peak learning rate that works for it unless the recipe says otherwise."""
+    def category(self) -> Literal["addition", "selection", "reparameterisation"]:
+        """What kind of method it is, in the words of Lialin et al. 2023 (https://arxiv.org/abs/2303.15647)."""
 
     @property
-    def checkpoints(self) -> bool:
-        """Whether it bears gradient checkpointing."""
+    def learning_rate(self) -> float:
+        """The peak learning rate that works for it unless the recipe says otherwise."""
 
     def resolve(self, settings: Any) -> MethodSettings:
         """The same settings with every default that depends on another made explicit."""

@@ -8,6 +8,7 @@ Every l starts at one, so training starts from the base model's own outputs. Mer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -18,13 +19,14 @@ from peftctl.errors import UsageError
 from peftctl.methods.contract import Anatomy, DataFacts, MethodSettings, Targets
 from peftctl.methods.peft_method import PeftMethod, transposed
 
-# The last names of layers by what they do, over the families of transformers: (IA)³ is defined by role. Where keys and
-# values come out of one layer, its whole output is scaled, queries included, as PEFT's own mapping does.
-KEYS_AND_VALUES = (
-    "k_proj", "v_proj", "key", "value", "k", "v", "k_lin", "v_lin", "key_proj", "value_proj",
-    "query_key_value", "qkv_proj", "c_attn", "Wqkv", "in_proj",
-)  # fmt: skip
-FEED_FORWARD = ("down_proj", "fc2", "wo", "dense_4h_to_h", "fc_out", "lin2", "w2", "Wo")
+# Layers by what they do, over the families of transformers: (IA)³ is defined by role. Where keys and values come out of
+# one layer, its whole output is scaled, queries included, as PEFT's own mapping does.
+KEYS_AND_VALUES = re.compile(
+    r"(^|\.)(k|v|key|value|k_proj|v_proj|k_lin|v_lin|key_proj|value_proj|query_key_value|qkv_proj|attn\.c_attn|Wqkv)$"
+)
+FEED_FORWARD = re.compile(
+    r"(^|\.)(down_proj|fc2|wo|w2|lin2|fc_out|dense_4h_to_h|mlp\.(c_proj|Wo)|\d+\.output\.dense|ffn_output)$"
+)
 
 
 class Ia3Settings(MethodSettings):
@@ -38,7 +40,7 @@ class Ia3Settings(MethodSettings):
     )
     feedforward: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
         None,
-        description="Which of the targets scale their inputs, by their last names, where the others scale their "
+        description="Which of the targets scale their inputs, by name, where the others scale their "
         "outputs. Default: the second layer of each feed-forward block.",
     )
 
@@ -52,19 +54,22 @@ class Ia3(PeftMethod):
     name: str = "ia3"
     peft_type: str = "IA3"
     settings: type[MethodSettings] = Ia3Settings
+    category: Literal["addition", "selection", "reparameterisation"] = "addition"
     # The paper's T-Few trains its vectors at 3e-3.
     learning_rate: float = 3e-3
 
     def choose(self, model: Any) -> Sequence[str]:
         """Keys, values and second feed-forward layers. Raises UsageError where the model calls them something else."""
-        last = {name.rsplit(".", 1)[-1] for name in _linear(model)}
-        chosen = [name for name in (*KEYS_AND_VALUES, *FEED_FORWARD) if name in last]
-        if not set(chosen) & set(KEYS_AND_VALUES) or not set(chosen) & set(FEED_FORWARD):
-            raise UsageError(
-                f"method.targets: ia3 does not know the keys, values and feed-forward layers of {type(model).__name__}",
-                f"name them, and which are feed-forward; linear layers here: {', '.join(sorted(last))}",
-            )
-        return chosen
+        names = _linear(model)
+        for wanted in (KEYS_AND_VALUES, FEED_FORWARD):
+            if not any(wanted.search(name) for name in names):
+                raise UsageError(
+                    f"method.targets: ia3 does not know the keys, values and feed-forward layers of "
+                    f"{type(model).__name__}",
+                    f"name them as targets, and the feed-forward ones as feedforward; linear layers here: "
+                    f"{', '.join(sorted({name.rsplit('.', 1)[-1] for name in names}))}",
+                )
+        return [name for name in names if KEYS_AND_VALUES.search(name) or FEED_FORWARD.search(name)]
 
     def config(self, model: Any, settings: Ia3Settings, targets: Sequence[str], facts: DataFacts) -> Mapping[str, Any]:
         return {
@@ -79,8 +84,9 @@ class Ia3(PeftMethod):
 
 
 def _feeds_forward(name: str, settings: Ia3Settings) -> bool:
-    last = name.rsplit(".", 1)[-1]
-    return last in (FEED_FORWARD if settings.feedforward is None else settings.feedforward)
+    if settings.feedforward is None:
+        return bool(FEED_FORWARD.search(name))
+    return any(name == entry or name.endswith(f".{entry}") for entry in settings.feedforward)
 
 
 def _linear(model: Any) -> list[str]:

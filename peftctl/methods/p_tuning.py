@@ -41,6 +41,7 @@ class PTuning(PeftMethod):
     name: str = "p_tuning"
     peft_type: str = "P_TUNING"
     settings: type[MethodSettings] = PTuningSettings
+    category: Literal["addition", "selection", "reparameterisation"] = "addition"
     # PEFT's method comparison ran it at 1e-4 alone (35.0 %); the network bears ten times that, as its own examples do.
     learning_rate: float = 1e-3
 

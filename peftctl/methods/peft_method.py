@@ -17,8 +17,8 @@ class PeftMethod:
     peft_type: str
     settings: type[MethodSettings]
     learning_rate: float
+    category: Literal["addition", "selection", "reparameterisation"] = "reparameterisation"
     artifact: Literal["adapter", "model"] = "adapter"
-    checkpoints: bool = True
 
     @property
     def penalty(self) -> Callable[[Any], Any] | None:

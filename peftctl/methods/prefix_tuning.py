@@ -39,9 +39,9 @@ class PrefixTuning(PeftMethod):
     name: str = "prefix_tuning"
     peft_type: str = "PREFIX_TUNING"
     settings: type[MethodSettings] = PrefixTuningSettings
+    category: Literal["addition", "selection", "reparameterisation"] = "addition"
     # PEFT's method comparison: 41.6 % at 5e-3 from a good start, 18.6 % at 1e-3 from a random one.
     learning_rate: float = 5e-3
-    checkpoints: bool = False
 
     def choose(self, model: Any) -> Sequence[str]:
         return ()

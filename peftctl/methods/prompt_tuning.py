@@ -45,6 +45,7 @@ class PromptTuning(PeftMethod):
     name: str = "prompt_tuning"
     peft_type: str = "PROMPT_TUNING"
     settings: type[MethodSettings] = PromptTuningSettings
+    category: Literal["addition", "selection", "reparameterisation"] = "addition"
     # The paper trains at 0.3 with Adafactor's relative steps. PEFT's method comparison lost at 1e-4 (5.7 %) and did
     # best with vocabulary vectors at 1e-3 (34.3 %); higher rates were not tried there.
     learning_rate: float = 1e-2

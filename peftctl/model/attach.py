@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from peftctl.errors import VerificationError
+from peftctl.errors import UsageError, VerificationError
 from peftctl.methods import Anatomy, DataFacts, Method, MethodSettings
+from peftctl.tables import table
 
 
 def attach(
@@ -25,7 +26,11 @@ def attach(
     import torch
 
     targets = list(anatomy.targets)
-    peft_model = method.build(model, settings, targets, peft_type, facts)
+    try:
+        peft_model = method.build(model, settings, targets, peft_type, facts)
+    except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:  # PEFT's ways of refusing a model
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(f"method: {method.name} cannot go into {type(model).__name__}: {reason}", _able()) from error
     changed = set(getattr(peft_model, "targeted_module_names", ()))  # a method without targets has none
     if changed != set(targets):
         odd = sorted(changed ^ set(targets))
@@ -37,6 +42,15 @@ def attach(
     if found != expected:
         raise VerificationError(f"method: {method.name} trains {found} parameters, where its formula gives {expected}")
     return peft_model
+
+
+def _able() -> str:
+    """What the methods were seen to work on."""
+    seen = table("capabilities")["methods"]
+    return "seen to work: " + "; ".join(
+        f"{name} on {', '.join(family for family, said in able['families'].items() if said == 'yes')}"
+        for name, able in seen.items()
+    )
 
 
 def anatomy(model: Any, targets: Mapping[str, tuple[int, int]]) -> Anatomy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from peftctl.errors import MachineError, UsageError
+from peftctl.model import quantize
 from peftctl.model.locate import Base
 from peftctl.recipe.schema import ModelSettings
 from peftctl.tasks import Task
@@ -48,11 +49,14 @@ def load_model(base: Base, settings: ModelSettings, task: Task, dtype: str) -> A
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=settings.trust_remote_code,
+            **({"quantization_config": quantize.config(settings.quantization, dtype)} if settings.quantization else {}),
         )
     except (ValueError, OSError, KeyError) as error:
         raise UsageError(f"model.name: {base.name} cannot be loaded for {task.name}: {_first_line(error)}") from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise MachineError(f"not enough memory to load {base.name} in {dtype}") from error
+    if settings.quantization:
+        quantize.keep_weights(model)
     model.requires_grad_(False)
     return model.eval()
 

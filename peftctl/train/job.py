@@ -22,6 +22,7 @@ from peftctl.model.locate import Base
 from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
 from peftctl.recipe import dump_resolved, resolve
+from peftctl.recipe.able import refusals
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import TASKS, Layout
 from peftctl.train import distributed, loop, rundir, trackers
@@ -94,6 +95,8 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     def warn(text: str) -> None:
         events.emit("warning", message=text)
 
+    for found in refusals(recipe):
+        raise UsageError(f"{'.'.join(found.path)}: {found.problem}; allowed: {found.allowed}")
     task, method = TASKS[recipe.task.name], METHODS[recipe.method.name]
     events.emit("stage", name="data", detail=", ".join(str(source.path) for source in recipe.data.train))
     opened = open_rows(recipe, warn)
@@ -133,8 +136,6 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     slices_logits = load.forward_takes(model, "logits_to_keep")
     torch.manual_seed(derived_seed(recipe.train.seed, ADAPTER_START))
     model = attach.attach(model, method, recipe.method, anatomy, task.peft_type, facts)
-    if recipe.train.gradient_checkpointing and not method.checkpoints:
-        raise UsageError(f"train.gradient_checkpointing: {method.name} does not work with it")
     if recipe.train.gradient_checkpointing:
         checkpoint(model.get_base_model(), recipe.train.offload_activations, accelerator.device)
     events.emit(
@@ -209,7 +210,8 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
     with publish_directory(run / "adapter") as aside:
         adapter.save(model, tokenizer, base, aside)
         session.model = adapter.reload(model, aside)
-        verified = adapter.compare(trained, adapter.logits(session.model, inputs))
+        layers = model.config.get_text_config().num_hidden_layers
+        verified = adapter.compare(trained, adapter.logits(session.model, inputs), layers)
     return verified
 
 
