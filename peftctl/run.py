@@ -109,7 +109,8 @@ class LoadedRun:
 
     def room(self, ids: Sequence[int]) -> int:
         """How many tokens the model can write behind these. Raises UsageError where the prompt is empty or fills it."""
-        able = loading.attends_to(self.model.config, self.tokenizer)
+        method = self.run.recipe.method
+        able = loading.attends_to(self.model.config, self.tokenizer) - METHODS[method.name].positions(method)
         if not ids:
             raise UsageError("PROMPT: nothing to answer")
         if len(ids) >= able:

@@ -77,7 +77,8 @@ class Adalora(PeftMethod):
     def config(
         self, model: Any, settings: AdaloraSettings, targets: Sequence[str], facts: DataFacts
     ) -> Mapping[str, Any]:
-        start, settle = int(settings.start * facts.steps), int(settings.settle * facts.steps)
+        # PEFT brings ranks down to the last one where they settle, so one step at least is left for it.
+        start, settle = int(settings.start * facts.steps), max(1, int(settings.settle * facts.steps))
         if (settings.initial_rank or 0) < settings.rank:
             raise UsageError(
                 f"method.initial_rank: below the rank that is to be left (found {settings.initial_rank}); allowed: at "
@@ -94,6 +95,14 @@ class Adalora(PeftMethod):
             "tfinal": settle,
             "fan_in_fan_out": transposed(model, targets),
         }
+
+    def build(self, model: Any, settings: Any, targets: Sequence[str], peft_type: str, facts: DataFacts) -> Any:
+        peft_model = super().build(model, settings, targets, peft_type, facts)
+        # PEFT keeps each layer's rank as a parameter, and makes a trained one of it where it casts from 16 bits.
+        for name, parameter in peft_model.named_parameters():
+            if ".ranknum." in name:
+                parameter.requires_grad_(False)
+        return peft_model
 
     def parameters(self, settings: AdaloraSettings, anatomy: Anatomy) -> int:
         rank = settings.initial_rank or 0

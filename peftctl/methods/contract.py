@@ -140,6 +140,9 @@ class Method(Protocol):
     def virtual_tokens(self, settings: Any) -> int:
         """How many tokens it puts before each row, for which the model gives outputs too."""
 
+    def positions(self, settings: Any) -> int:
+        """How many positions it takes before each row, of those that the model can attend to."""
+
     def low_rank(self, layer: Any) -> LowRank | None:
         """What the method has made of a linear layer, where that is a low-rank update and nothing else; else None."""
 

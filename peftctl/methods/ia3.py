@@ -72,6 +72,9 @@ class Ia3(PeftMethod):
         return [name for name in names if KEYS_AND_VALUES.search(name) or FEED_FORWARD.search(name)]
 
     def config(self, model: Any, settings: Ia3Settings, targets: Sequence[str], facts: DataFacts) -> Mapping[str, Any]:
+        for entry in settings.feedforward or ():
+            if not any(_is(entry, name) for name in targets):
+                raise UsageError(f"method.feedforward: {entry!r} is none of the targets")
         return {
             "feedforward_modules": [name for name in targets if _feeds_forward(name, settings)],
             "fan_in_fan_out": transposed(model, targets),
@@ -86,7 +89,11 @@ class Ia3(PeftMethod):
 def _feeds_forward(name: str, settings: Ia3Settings) -> bool:
     if settings.feedforward is None:
         return bool(FEED_FORWARD.search(name))
-    return any(name == entry or name.endswith(f".{entry}") for entry in settings.feedforward)
+    return any(_is(entry, name) for entry in settings.feedforward)
+
+
+def _is(entry: str, name: str) -> bool:
+    return name == entry or name.endswith(f".{entry}")
 
 
 def _linear(model: Any) -> list[str]:

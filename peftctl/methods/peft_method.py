@@ -53,6 +53,9 @@ class PeftMethod:
     def virtual_tokens(self, settings: Any) -> int:
         return 0
 
+    def positions(self, settings: Any) -> int:
+        return self.virtual_tokens(settings)
+
     def low_rank(self, layer: Any) -> LowRank | None:
         return None
 

@@ -2,7 +2,7 @@
 
     attention over [K_prefix, K(x)] and [V_prefix, V(x)]        [tokens, layers * 2 * key width], trained
 
-Each row's attention costs ``tokens`` more positions; the text's own positions are as they were.
+Each row's attention costs ``tokens`` more positions, and the text's own come after them.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class PrefixTuning(PeftMethod):
 
     def parameters(self, settings: PrefixTuningSettings, anatomy: Anatomy) -> int:
         return settings.tokens * anatomy.layers * 2 * anatomy.key_width
+
+    def positions(self, settings: Any) -> int:
+        count: int = settings.tokens
+        return count
 
 
 METHOD = PrefixTuning()

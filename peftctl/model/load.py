@@ -73,15 +73,19 @@ def choose_dtype(wanted: str) -> str:
     return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
 
 
-def longest_row(config: Any, tokenizer: Any, wanted: int | None) -> int:
-    """The longest row in tokens: ``wanted``, or what the model can attend to, at most 2048.
+def longest_row(config: Any, tokenizer: Any, wanted: int | None, taken: int = 0) -> int:
+    """The longest row in tokens: ``wanted``, or what the model can attend to, at most 2048. ``taken``: positions that
+    the method takes before each row.
 
-    Raises UsageError where ``wanted`` is more than the model can attend to.
+    Raises UsageError where ``wanted`` is more than the model can attend to, or nothing is left for rows.
     """
-    able = attends_to(config, tokenizer)
+    able = attends_to(config, tokenizer) - taken
+    if able < 1:
+        raise UsageError(f"method.tokens: leave no position for rows (found {taken}); the model has {able + taken}")
     if wanted is not None and wanted > able:
+        beside = f" beside the method's {taken}" if taken else ""
         raise UsageError(
-            f"data.max_length: more than the model can attend to (found {wanted}); allowed: at most {able}"
+            f"data.max_length: more than the model can attend to{beside} (found {wanted}); allowed: at most {able}"
         )
     return wanted or min(able, LONGEST_BY_DEFAULT)
 

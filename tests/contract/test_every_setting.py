@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from peftctl.errors import PeftctlError
 from peftctl.events import Events
 from peftctl.methods import METHODS
 from peftctl.recipe import load
-from peftctl.recipe.schema import SECTIONS, EvalSource, FastSettings, Source
+from peftctl.recipe.schema import SECTIONS, EvalSource, FastSettings, QuantizationSettings, Source
 from peftctl.train import job
 from tests import tiny
 
@@ -67,10 +68,42 @@ CHANGES: dict[str, Any] = {
     "data.max_bad_fraction": (0.5, "has no effect without on_bad_row: drop"),
     "data.streaming": True,
     "method.name": ("lroa", "no such method"),
-    "method.targets": ["q_proj"],
-    "method.rank": 2,
-    "method.alpha": 1.0,
-    "method.dropout": 0.5,
+    "model.quantization": {"bits": 4},
+    "model.quantization.bits": 8,
+    "model.quantization.type": "fp4",
+    "model.quantization.double_quant": False,
+    "method[lora].targets": ["q_proj"],
+    "method[lora].rank": 2,
+    "method[lora].alpha": 1.0,
+    "method[lora].dropout": 0.5,
+    "method[ia3].targets": ["k_proj", "v_proj"],
+    "method[ia3].feedforward": ["v_proj"],
+    "method[adalora].targets": ["q_proj"],
+    "method[adalora].rank": 2,
+    "method[adalora].initial_rank": 8,
+    "method[adalora].alpha": 1.0,
+    "method[adalora].dropout": 0.5,
+    "method[adalora].start": 0.5,
+    "method[adalora].settle": 0.5,
+    "method[adalora].orthogonal": 0.0,
+    "method[loha].targets": ["q_proj"],
+    "method[loha].rank": 2,
+    "method[loha].alpha": 1.0,
+    "method[loha].rank_dropout": 0.5,
+    "method[loha].module_dropout": 0.5,
+    "method[lokr].targets": ["q_proj"],
+    "method[lokr].rank": 1,
+    "method[lokr].alpha": 1.0,
+    "method[lokr].factor": 2,
+    "method[lokr].rank_dropout": 0.5,
+    "method[lokr].module_dropout": 0.5,
+    "method[prompt_tuning].tokens": 5,
+    "method[prompt_tuning].init": "random",
+    "method[prompt_tuning].text": ("odd or even?", "needed there alone"),
+    "method[p_tuning].tokens": 5,
+    "method[p_tuning].hidden": 16,
+    "method[prefix_tuning].tokens": 5,
+    "method[prefix_tuning].init": "random",
     "train.epochs": (1.0, "both say how long to train"),
     "train.max_steps": 3,
     "train.batch_size": 5,
@@ -96,6 +129,11 @@ CHANGES: dict[str, Any] = {
     "track.project": ("triage", "has no effect without a tracker"),
     "output": "elsewhere",
 }
+# What a method's settings are changed in, where it is not the base recipe's.
+BASE_METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 4}, "ia3": {}, "adalora": {"rank": 4}, "loha": {"rank": 4}, "lokr": {"rank": 2},
+    "prompt_tuning": {"tokens": 4}, "p_tuning": {"tokens": 4}, "prefix_tuning": {"tokens": 4},
+}  # fmt: skip
 TIMED = {"cached", "seconds", "seconds_per_step", "tokens_per_s", "peak_memory_bytes"}
 
 
@@ -103,8 +141,12 @@ def settings() -> set[str]:
     """Every setting of the schema by its dotted name."""
     names = {"output"}
     for section, declared in SECTIONS.items():
-        models = [method.settings for method in METHODS.values()] if section == "method" else [declared]
-        names |= {f"{section}.{name}" for model in models for name in model.model_fields}
+        if section != "method":
+            names |= {f"{section}.{name}" for name in declared.model_fields}
+    names |= {f"model.quantization.{name}" for name in QuantizationSettings.model_fields}
+    names |= {
+        f"method[{method.name}].{name}" for method in METHODS.values() for name in method.settings.model_fields
+    } - {f"method[{method}].name" for method in METHODS} | {"method.name"}
     names = names - {"train.fast"} | {f"train.fast.{name}" for name in FastSettings.model_fields}
     names |= {f"data.train[0].{name}" for name in Source.model_fields}
     return names | {f"data.eval.{name}" for name in EvalSource.model_fields}
@@ -142,9 +184,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def changed(name: str, value: Any) -> dict[str, Any]:
+def base(name: str) -> dict[str, Any]:
+    """The recipe in which the setting is changed: of its method, and quantised where it is about that."""
     recipe: dict[str, Any] = json.loads(json.dumps(BASE))
-    *parents, last = name.replace("[0]", ".0").split(".")
+    if name.startswith("method["):
+        method = name[len("method[") : name.index("]")]
+        recipe["method"] = {"name": method, **BASE_METHODS[method]}
+    if name.startswith("model.quantization."):
+        recipe["model"]["quantization"] = {"bits": 4}
+    return recipe
+
+
+def changed(name: str, value: Any) -> dict[str, Any]:
+    recipe = base(name)
+    *parents, last = re.sub(r"\[\w+\]", lambda at: ".0" if at[0] == "[0]" else "", name).split(".")
     at: Any = recipe
     for part in parents:
         at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
@@ -178,10 +231,10 @@ def test_changing_it_changes_something_observable(name: str, folder: Path, monke
             observed(folder, recipe, monkeypatch)
         return
     with monkeypatch.context() as patch:
-        before = observed(folder, BASE, patch)
+        before = observed(folder, base(name), patch)
     shutil.rmtree(folder / "run")
     with monkeypatch.context() as patch:
-        again = observed(folder, BASE, patch)
+        again = observed(folder, base(name), patch)
     shutil.rmtree(folder / "run")
     assert again == before  # what is observed depends on nothing but the recipe
     with monkeypatch.context() as patch:
