@@ -4,6 +4,8 @@
 
 Training starts with ``initial_rank`` everywhere and ends with ``rank`` on average: after every update the numbers of E
 that matter least, by the size of their gradients, are set to zero. P and Q are kept near orthogonal by a penalty.
+
+Trains initial_rank * (inputs + outputs + 1) for each target. Merged into the weights it costs nothing in use.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
     feed-forward:  h = W (l * x)      l [inputs]
 
 Every l starts at one, so training starts from the base model's own outputs. Merged, it costs nothing.
+
+Trains outputs for each key and value layer, inputs for each feed-forward one.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
 
 The update is one small matrix times each number of another. C starts at zero. Where the rank is no less than half of
 the larger side, A B is one full matrix, as in LyCORIS.
+
+Trains o1 * i1 + rank * (o2 + i2) for each target. Merged into the weights it costs nothing in use.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
     h = W x + (alpha / rank) * B A x        A [rank, inputs], B [outputs, rank]
 
 A starts random (Kaiming uniform), B at zero, so training starts from the base model's own outputs. W is frozen.
+
+Trains rank * (inputs + outputs) for each target. Merged into the weights it costs nothing in use.
 """
 
 from __future__ import annotations

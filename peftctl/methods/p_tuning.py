@@ -3,6 +3,8 @@
     p = MLP(embedding)        embedding [tokens, width]; MLP: width -> hidden -> hidden -> width, ReLU between
 
 The network is trained with the vectors and not needed afterwards: what is saved is what it makes.
+
+Trains tokens * width and the network. It cannot be merged: in use each text is that many tokens longer.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
     attention over [K_prefix, K(x)] and [V_prefix, V(x)]        [tokens, layers * 2 * key width], trained
 
 Each row's attention costs ``tokens`` more positions, and the text's own come after them.
+
+Trains tokens * layers * 2 * key width. It cannot be merged: in use the cache holds that many tokens more.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
     [p_1 ... p_n, e(x_1) ... e(x_m)]        p [tokens, width], trained; e the frozen embedding
 
 Nothing in the model changes; each row costs ``tokens`` more positions, in training and in use.
+
+Trains tokens * width. It cannot be merged: in use each text is that many tokens longer.
 """
 
 from __future__ import annotations
