@@ -110,6 +110,12 @@ class Adalora(PeftMethod):
         rank = settings.initial_rank or 0
         return sum(rank * (inputs + outputs + 1) for inputs, outputs in anatomy.targets.values())
 
+    def finish(self, model: Any) -> None:
+        """Have numbers that fell to zero saved as zeros. Left out, as PEFT would have it, the sums come in another
+        order, and PEFT reads the rest back in the base's 16 bits."""
+        for config in model.peft_config.values():
+            config.rank_pattern = None
+
     @property
     def penalty(self) -> Callable[[Any], Any]:
         return orthogonality

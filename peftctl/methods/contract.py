@@ -143,12 +143,18 @@ class Method(Protocol):
     def positions(self, settings: Any) -> int:
         """How many positions it takes before each row, of those that the model can attend to."""
 
+    def leaves_out(self, settings: Any) -> bool:
+        """Whether a forward pass of training may leave out some of what is trained, by chance."""
+
     def low_rank(self, layer: Any) -> LowRank | None:
         """What the method has made of a linear layer, where that is a low-rank update and nothing else; else None."""
 
     @property
     def penalty(self) -> Callable[[Any], Any] | None:
         """What is added to each step's loss, given the model, a scalar tensor; None for nothing."""
+
+    def finish(self, model: Any) -> None:
+        """What is left to do when training is over, before the trained model is judged and saved."""
 
     @property
     def after_update(self) -> Callable[[Any, int], None] | None:

@@ -57,6 +57,10 @@ class Loha(PeftMethod):
         made: MethodSettings = settings
         return made if settings.alpha is not None else made.model_copy(update={"alpha": float(settings.rank)})
 
+    def leaves_out(self, settings: Any) -> bool:
+        dropped: float = settings.module_dropout
+        return dropped > 0
+
     def parameters(self, settings: LohaSettings, anatomy: Anatomy) -> int:
         return sum(2 * settings.rank * (inputs + outputs) for inputs, outputs in anatomy.targets.values())
 

@@ -68,6 +68,10 @@ class Lokr(PeftMethod):
         made: MethodSettings = settings
         return made if settings.alpha is not None else made.model_copy(update={"alpha": float(settings.rank)})
 
+    def leaves_out(self, settings: Any) -> bool:
+        dropped: float = settings.module_dropout
+        return dropped > 0
+
     def parameters(self, settings: LokrSettings, anatomy: Anatomy) -> int:
         return sum(_layer(settings, inputs, outputs) for inputs, outputs in anatomy.targets.values())
 

@@ -56,6 +56,12 @@ class PeftMethod:
     def positions(self, settings: Any) -> int:
         return self.virtual_tokens(settings)
 
+    def finish(self, model: Any) -> None:
+        """Nothing."""
+
+    def leaves_out(self, settings: Any) -> bool:
+        return False
+
     def low_rank(self, layer: Any) -> LowRank | None:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,14 +206,24 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
     From here on the session's model is the base with the adapter read back from disk.
     """
     model, tokenizer = session.accelerator.unwrap_model(session.model), session.collate.tokenizer
-    inputs = replace(session.collate, layout=Layout(pad_id(tokenizer)))(session.supply.shortest(PROBE_ROWS))["inputs"]
-    trained = adapter.logits(model, inputs)
+    collate = replace(session.collate, layout=Layout(pad_id(tokenizer)))
+    # Row by row: vectors that a network makes for several rows differ, by rounding, from those it makes to be saved.
+    inputs = [collate([row])["inputs"] for row in session.supply.shortest(PROBE_ROWS)]
+    session.method.finish(model)
+    trained = _logits(model, inputs)
     with publish_directory(run / "adapter") as aside:
         adapter.save(model, tokenizer, base, aside)
         session.model = adapter.reload(model, aside)
         layers = model.config.get_text_config().num_hidden_layers
-        verified = adapter.compare(trained, adapter.logits(session.model, inputs), layers)
+        verified = adapter.compare(trained, _logits(session.model, inputs), layers)
     return verified
+
+
+def _logits(model: Any, inputs: Sequence[Mapping[str, Any]]) -> Any:
+    """Every logit of every row, end to end."""
+    import torch
+
+    return torch.cat([adapter.logits(model, each).flatten() for each in inputs])
 
 
 def manifest(
@@ -234,6 +245,7 @@ def manifest(
         "method": recipe.method.model_dump(mode="json", exclude={"targets"}),
         "base": identity.identity(base),
         "dtype": recipe.model.dtype,
+        "quantization": recipe.model.quantization.model_dump(mode="json") if recipe.model.quantization else None,
         "targets": list(anatomy.targets),
         "trainable_parameters": session.method.parameters(recipe.method, anatomy),
         "data": {

@@ -53,7 +53,8 @@ def run(session: Session, events: Events) -> None:
 
             norm = torch.nn.utils.clip_grad_norm_(trained, train.max_grad_norm)
             finite = torch.isfinite(loss) & torch.isfinite(norm)
-            if gradients.watching and finite:
+            # Where a layer may be left out by chance, one without a gradient is no sign of anything.
+            if gradients.watching and finite and not session.method.leaves_out(session.recipe.method):
                 gradients.after_backward()
             learning_rate = (train.learning_rate or 0.0) * rate(step)
             for group in session.optimizer.param_groups:

@@ -454,8 +454,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         ),
         [
             "recipe.yaml:4:1: method.name: lokr does not work on 4 bits: RuntimeError: shape '[2048, 1]' is invalid "
-            "for input of size 4096 (see also recipe.yaml:1:26); allowed: quantization.bits 8, method adalora, method ia3, "
-            "method lora, method p_tuning, method prefix_tuning, method prompt_tuning",
+            "for input of size 4096 (see also recipe.yaml:1:26); allowed: quantization.bits 8, method adalora, "
+            "method ia3, method lora, method p_tuning, method prefix_tuning, method prompt_tuning",
         ],
     ),
     (
@@ -469,8 +469,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         ),
         [
             "recipe.yaml:4:10: method.name: loha does not work on 4 bits: VerificationError: method: loha trains "
-            "295024 parameters, where its formula gives 16384 (see also recipe.yaml:1:26); allowed: quantization.bits 8, "
-            "method adalora, method ia3, method lora, method p_tuning, method prefix_tuning, method prompt_tuning",
+            "295024 parameters, where its formula gives 16384 (see also recipe.yaml:1:26); allowed: quantization.bits "
+            "8, method adalora, method ia3, method lora, method p_tuning, method prefix_tuning, method prompt_tuning",
         ],
     ),
     (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,15 +174,40 @@ def observed(folder: Path, recipe: dict[str, Any], patch: pytest.MonkeyPatch) ->
     return {"run": run.name, "weights": weights, "said": json.dumps(said), "left": left, "passes": passes}
 
 
+def filled(folder: Path) -> Path:
+    tiny.save(folder / "model")
+    tiny.save(folder / "other", tiny.llama(seed=1))
+    tiny.jsonl(folder / "train.jsonl", tiny.chats(24))
+    tiny.jsonl(folder / "eval.jsonl", tiny.chats(8, seed=1))
+    tiny.jsonl(folder / "other.jsonl", tiny.chats(24, seed=2))
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own, to change."""
     monkeypatch.chdir(tmp_path)
-    tiny.save(tmp_path / "model")
-    tiny.save(tmp_path / "other", tiny.llama(seed=1))
-    tiny.jsonl(tmp_path / "train.jsonl", tiny.chats(24))
-    tiny.jsonl(tmp_path / "eval.jsonl", tiny.chats(8, seed=1))
-    tiny.jsonl(tmp_path / "other.jsonl", tiny.chats(24, seed=2))
-    return tmp_path
+    return filled(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return filled(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def shared(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which only runs are made, and removed."""
+    monkeypatch.chdir(shared_folder)
+    yield shared_folder
+    for run in ("run", "elsewhere"):
+        shutil.rmtree(shared_folder / run, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, dict[str, Any]]:
+    """What was observed of each base recipe."""
+    return {}
 
 
 def base(name: str) -> dict[str, Any]:
@@ -223,22 +249,23 @@ def test_on_bad_row_says_what_becomes_of_a_bad_row(folder: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_changing_it_changes_something_observable(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changing_it_changes_something_observable(
+    name: str, shared: Path, seen: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     value, refusal = CHANGES[name] if isinstance(CHANGES[name], tuple) else (CHANGES[name], "")
     recipe = changed(name, value)
     if refusal:
         with pytest.raises(PeftctlError, match=refusal):
-            observed(folder, recipe, monkeypatch)
+            observed(shared, recipe, monkeypatch)
         return
+    kind = json.dumps(base(name))
+    for _ in range(0 if kind in seen else 2):
+        with monkeypatch.context() as patch:
+            found = observed(shared, base(name), patch)
+        shutil.rmtree(shared / "run")
+        assert seen.setdefault(kind, found) == found  # what is observed depends on nothing but the recipe
     with monkeypatch.context() as patch:
-        before = observed(folder, base(name), patch)
-    shutil.rmtree(folder / "run")
-    with monkeypatch.context() as patch:
-        again = observed(folder, base(name), patch)
-    shutil.rmtree(folder / "run")
-    assert again == before  # what is observed depends on nothing but the recipe
-    with monkeypatch.context() as patch:
-        assert observed(folder, recipe, patch) != before
+        assert observed(shared, recipe, patch) != seen[kind]
 
 
 def test_trust_remote_code_lets_a_models_own_code_run_and_nothing_else_does(folder: Path) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from peftctl.data.collate import Collator
 from peftctl.errors import UsageError
 from peftctl.methods import METHODS, DataFacts, MethodSettings
 from peftctl.methods.lokr import factors
-from peftctl.model import attach, targets
+from peftctl.model import attach, load, targets
+from peftctl.model.fast import FastPaths
+from peftctl.model.profile import profile
+from peftctl.objectives import OBJECTIVES
+from peftctl.recipe.schema import FastSettings
 from peftctl.tables import table
+from peftctl.tasks import TASKS
+from peftctl.text.tokens import Encoded
 from tests import tiny
 
 FACTS = DataFacts(rows=8, tokens=100, supervised_tokens=50, longest=20, steps=20)
@@ -23,6 +31,7 @@ KINDS = {
     "gemma2": tiny.gemma2,
     "gpt2": lambda: tiny.gpt2(dropout=0.0),
 }
+OFF = {"packed": False, "loss": False, "lora": False, "norm": False, "compile": False}
 IN_LAYERS = ("lora", "ia3", "adalora", "loha", "lokr")
 BEFORE_ROWS = ("prompt_tuning", "p_tuning")
 # Sums of up to 128 products in float32.
@@ -514,3 +523,80 @@ def test_adalora_s_ranks_need_a_step_to_fall(start: float, settle: float) -> Non
     assert refused.value.message == (
         "method.start, method.settle: leave no step for ranks to fall in a run of 20 steps"
     )
+
+
+# In batches.
+
+TASK, OBJECTIVE = TASKS["causal_lm"], OBJECTIVES["cross_entropy"]
+ROWS = [
+    Encoded(tuple(np.random.default_rng(index).integers(0, 256, length).tolist()), (0.0, 0.0, *(1.0,) * (length - 2)))
+    for index, length in enumerate((9, 4, 13, 3))
+]
+
+
+def outcome(model: Any, method: str, made: Any, paths: FastSettings, groups: list[list[Encoded]]) -> tuple[Any, Any]:
+    """The summed loss of all rows, and the gradient of everything that is trained, as one vector."""
+    virtual = METHODS[method].virtual_tokens(made)
+    slices = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+    fast = FastPaths(paths, profile(model, TASK, slices, virtual), METHODS[method])
+    collate = Collator(TASK, None, fast.layout(0), 10_000, torch.device("cpu"))
+    total = 0.0
+    with fast.on(model) as put_in:
+        model.train()
+        for group in groups:
+            part = OBJECTIVE.step(model, collate(group)).sum
+            part.backward()
+            total += float(part.detach())
+    assert not (put_in["packed"] and virtual)
+    gradient = torch.cat([p.grad.double().flatten() for p in model.parameters() if p.requires_grad])
+    model.zero_grad()
+    return total, gradient
+
+
+def by_hand(model: Any, virtual: int) -> float:
+    """The same loss, row by row, from the logits of the peft model."""
+    total = 0.0
+    with torch.no_grad():
+        for row in ROWS:
+            ids = torch.tensor([row.ids])
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, virtual:]
+            losses = torch.nn.functional.cross_entropy(logits[:-1].double(), ids[0, 1:], reduction="none")
+            total += float((losses * torch.tensor(row.weights[1:])).sum())
+    return total
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(("method", "kind"), pairs(METHODS))
+def test_rows_padded_together_give_the_loss_and_gradients_of_rows_alone(method: str, kind: str, fast: bool) -> None:
+    model, made, _ = put(KINDS[kind](), method, **({"tokens": 3} if method not in IN_LAYERS else {}))
+    fill(model)
+    paths = FastSettings(packed=fast, loss=fast, lora=fast, norm=fast, compile=False)
+    alone_loss, alone = outcome(model, method, made, FastSettings(**OFF), [[row] for row in ROWS])
+    loss, gradient = outcome(model, method, made, paths, [ROWS])
+    assert loss == pytest.approx(by_hand(model, METHODS[method].virtual_tokens(made)), rel=1e-5)
+    assert alone_loss == pytest.approx(loss, rel=1e-5)
+    assert float(alone.norm()) > 0.01
+    assert float((gradient - alone).norm()) < 2e-5 * float(alone.norm())
+
+
+# Positions.
+
+
+def test_rows_leave_room_for_what_the_method_puts_before_them() -> None:
+    config, tokenizer = tiny.gpt2().config, tiny.tokenizer()
+    assert load.longest_row(config, tokenizer, None) == 512
+    assert load.longest_row(config, tokenizer, None, taken=20) == 492
+    assert load.longest_row(config, tokenizer, 492, taken=20) == 492
+    with pytest.raises(UsageError) as refused:
+        load.longest_row(config, tokenizer, 493, taken=20)
+    assert refused.value.message == (
+        "data.max_length: more than the model can attend to beside the method's 20 (found 493); allowed: at most 492"
+    )
+    with pytest.raises(UsageError) as refused:
+        load.longest_row(config, tokenizer, None, taken=512)
+    assert refused.value.message == "method.tokens: leave no position for rows (found 512); the model has 512"
+
+
+def test_positions_are_taken_by_what_stands_before_rows_alone() -> None:
+    taken = {name: method.positions(method.settings(name=name)) for name, method in METHODS.items()}
+    assert taken == dict.fromkeys(IN_LAYERS, 0) | {"prompt_tuning": 20, "p_tuning": 20, "prefix_tuning": 20}
