@@ -81,7 +81,7 @@ model: {_scalar(model)}
 data:
   train: {{path: {_scalar(_beside(answers.data, folder))}, format: {fmt}}}
 {_held_out(rows)}
-# {method.name}'s defaults: {said}.
+# {method.name}'s defaults: {said or "its own choice of layers"}.
 method: {answers.method}
 
 train:

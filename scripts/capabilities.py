@@ -83,6 +83,7 @@ def _try(  # noqa: PLR0913 - what a cell is
     ids = torch.randint(3, sizes["vocab_size"], (2, LENGTH))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     _train(method, settings, model, inputs)
+    method.finish(model)
     trained = adapter.logits(model, inputs)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, save_embedding_layers=False)

@@ -49,6 +49,13 @@ def train(folder: Path, base: Path, kind: str, name: str = "run", **sections: An
     return jobs.train(folder, base, name, **sections)
 
 
+def some(*quick: str, but: str = "") -> list[Any]:
+    """Every method, those that are not to be quick as slow tests."""
+    return [
+        method if method in quick else pytest.param(method, marks=pytest.mark.slow) for method in KINDS if method != but
+    ]
+
+
 def test_every_method_is_trained_here() -> None:
     assert KINDS.keys() == METHODS.keys()
 
@@ -113,7 +120,7 @@ def test_evaluating_in_the_middle_changes_nothing(method: str, tmp_path: Path, t
     assert atomic.inventory(plain / "adapter") == atomic.inventory(watched / "adapter")
 
 
-@pytest.mark.parametrize("method", [method for method in KINDS if method != "prefix_tuning"])
+@pytest.mark.parametrize("method", some("ia3", "lokr", "prompt_tuning", but="prefix_tuning"))
 def test_checkpointing_gives_the_same_losses(method: str, tmp_path: Path, tiny_model: Path) -> None:
     settings = DROPPED.get(method, {})
     _, plain = train(tmp_path, tiny_model, method, "plain", method=settings)
@@ -134,7 +141,7 @@ def test_checkpointing_a_prefix_is_refused_before_weights_are_loaded(
     )
 
 
-@pytest.mark.parametrize("method", KINDS)
+@pytest.mark.parametrize("method", some("adalora", "loha", "p_tuning"))
 def test_the_size_of_micro_batches_changes_rounding_alone(method: str, tmp_path: Path, tiny_model: Path) -> None:
     seen = []
     for tokens in (64, 1024):
@@ -148,9 +155,7 @@ def test_the_size_of_micro_batches_changes_rounding_alone(method: str, tmp_path:
 
 
 # What each method makes of 16 bits is in tests/unit; AdaLoRA alone is saved in another form by peft's own choice.
-@pytest.mark.parametrize(
-    "method", [method if method == "adalora" else pytest.param(method, marks=pytest.mark.slow) for method in KINDS]
-)
+@pytest.mark.parametrize("method", some("adalora"))
 def test_a_bfloat16_base_trains_too(method: str, tmp_path: Path, tiny_model: Path) -> None:
     run, events = train(
         tmp_path, tiny_model, method, model={"dtype": "bfloat16"}, data=HELD_OUT, eval={"every": 1}, train={"epochs": 4}

@@ -537,7 +537,7 @@ ROWS = [
 def outcome(model: Any, method: str, made: Any, paths: FastSettings, groups: list[list[Encoded]]) -> tuple[Any, Any]:
     """The summed loss of all rows, and the gradient of everything that is trained, as one vector."""
     virtual = METHODS[method].virtual_tokens(made)
-    slices = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+    slices = paths.loss and "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
     fast = FastPaths(paths, profile(model, TASK, slices, virtual), METHODS[method])
     collate = Collator(TASK, None, fast.layout(0), 10_000, torch.device("cpu"))
     total = 0.0
