@@ -122,21 +122,35 @@ def _train(method: Any, settings: Any, model: Any, inputs: Any) -> None:
 
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=max(method.learning_rate, 5e-3))
-    silent, losses = set(trained), []
+    silent, virtual = set(trained), method.virtual_tokens(settings)
+    before = _measured(model, inputs, virtual)
     model.train()
     for step in range(STEPS):
-        logits = model(**inputs, use_cache=False).logits[:, method.virtual_tokens(settings) :]
-        loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), inputs["input_ids"][:, 1:].flatten()
-        )
+        loss = _loss(model, inputs, virtual)
         (loss + method.penalty(model) if method.penalty else loss).backward()
         silent -= {name for name in silent if trained[name].grad is not None and bool(trained[name].grad.any())}
         optimizer.step()
         if method.after_update:
             method.after_update(model, step)
         optimizer.zero_grad()
-        losses.append(float(loss.detach()))
+    after = _measured(model, inputs, virtual)
     if silent:
         raise ValueError(f"{len(silent)} tensors get no gradient, {min(silent)} among them")
-    if not losses[-1] < losses[0]:
-        raise ValueError(f"the loss does not fall ({losses[0]:.4f} to {losses[-1]:.4f})")
+    if not after < before:
+        raise ValueError(f"the loss does not fall ({before:.4f} to {after:.4f})")
+
+
+def _measured(model: Any, inputs: Any, virtual: int) -> float:
+    """The loss without dropout, beside which what some steps change is little."""
+    import torch
+
+    model.eval()
+    with torch.no_grad():
+        return float(_loss(model, inputs, virtual))
+
+
+def _loss(model: Any, inputs: Any, virtual: int) -> Any:
+    import torch
+
+    logits = model(**inputs, use_cache=False).logits[:, virtual:]
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), inputs["input_ids"][:, 1:].flatten())
