@@ -109,7 +109,8 @@ class LoadedRun:
 
     def room(self, ids: Sequence[int]) -> int:
         """How many tokens the model can write behind these. Raises UsageError where the prompt is empty or fills it."""
-        able = loading.attends_to(self.model.config, self.tokenizer)
+        method = self.run.recipe.method
+        able = loading.attends_to(self.model.config, self.tokenizer) - METHODS[method.name].positions(method)
         if not ids:
             raise UsageError("PROMPT: nothing to answer")
         if len(ids) >= able:
@@ -192,7 +193,9 @@ def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
     tokenizer = loading.load_tokenizer(found, recipe.model)
     template.choose(tokenizer, recipe.data.template, found.name)
     slices_logits = loading.forward_takes(model.get_base_model(), "logits_to_keep")
-    fast = FastPaths(recipe.train.fast, profile(model, task, slices_logits), METHODS[recipe.method.name])
+    method = METHODS[recipe.method.name]
+    known = profile(model, task, slices_logits, method.virtual_tokens(recipe.method))
+    fast = FastPaths(recipe.train.fast, known, method)
     tokens = recipe.train.micro_batch_tokens or 0
     collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)
     return LoadedRun(run, model, tokenizer, collate, fast)

@@ -73,7 +73,7 @@ def text(answers: Answers, fmt: str, rows: int, folder: Path) -> str:
     if Path(model).expanduser().exists() and not Path(model).is_absolute():
         model = _beside(Path(model), folder)
     settings = method.resolve(method.settings(name=answers.method)).model_dump(exclude_none=True)
-    said = ", ".join(f"{key} {_plain(value)}" for key, value in settings.items() if key not in ("name", "targets"))
+    said = ", ".join(f"{key} {_plain(value)}" for key, value in settings.items() if key != "name")
     return f"""\
 # What is left out keeps its default. `peftctl check` judges this file; docs/recipe.md describes every setting.
 model: {_scalar(model)}
@@ -81,7 +81,7 @@ model: {_scalar(model)}
 data:
   train: {{path: {_scalar(_beside(answers.data, folder))}, format: {fmt}}}
 {_held_out(rows)}
-# {method.name}'s defaults: {said}; targets {_plain(settings["targets"])}.
+# {method.name}'s defaults: {said or "its own choice of layers"}.
 method: {answers.method}
 
 train:

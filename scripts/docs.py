@@ -1,10 +1,11 @@
-"""Make what is generated: docs/recipe.md and recipes/recipe.schema.json.
+"""Make what is generated: docs/recipe.md, docs/methods.md and recipes/recipe.schema.json.
 
 python scripts/docs.py [--check]
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Iterator
@@ -42,9 +43,24 @@ one; `peftctl schema` prints the JSON Schema, and a first line
 """
 
 
+METHODS_INTRODUCTION = """\
+# Methods
+
+<!-- Made by scripts/docs.py from the methods themselves and from peftctl/tables. Change those, not this. -->
+
+What each method was seen to do with peft {peft} and transformers {transformers}: `scripts/tables.py` builds every cell
+on a tiny random model, trains it, saves it, reads it back and compares, and generates. `check` and `train` refuse what
+is *no* here, with the reason. llama stands for grouped keys, qwen3 for norms on queries and keys, gemma2 for tied
+embeddings and soft caps, gpt2 for transposed layers. What is trained is float32 whatever the base is. QLoRA is `lora`
+with `model.quantization` ([recipe](../recipes/methods/qlora.yaml)), and other methods take it where *4 bit* says yes.
+
+"""
+
+
 def main() -> None:
     made = {
         "docs/recipe.md": recipe_page(),
+        "docs/methods.md": methods_page(),
         "recipes/recipe.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
     }
     stale = [name for name, text in made.items() if not _same(ROOT / name, text)]
@@ -81,6 +97,35 @@ def recipe_page() -> str:
                 columns = fmt.columns.replace("|", "\\|")
                 parts.append(f"| `{fmt.name}` | `{columns}` |\n")
     return "".join(parts)
+
+
+def methods_page() -> str:
+    """docs/methods.md: each method's formula, paper, settings and what it was seen to work on."""
+    seen = table("capabilities")
+    families = list(next(iter(seen["methods"].values()))["families"])
+    parts = [METHODS_INTRODUCTION.format(**{key: seen[key] for key in ("peft", "transformers")})]
+    head = ["method", "kind", *families, "4 bit", "8 bit", "checkpointing", "merges"]
+    parts.append(f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n")
+    for name, able in seen["methods"].items():
+        cells = [*(able["families"][family] for family in families), *able["quantization"].values()]
+        cells += [able["checkpointing"], able["merges"]]
+        said = ["yes" if cell == "yes" else "no" for cell in cells]
+        parts.append(f"| [`{name}`](#{name}) | {METHODS[name].category} | {' | '.join(said)} |\n")
+    for name, method in METHODS.items():
+        words = inspect.cleandoc(sys.modules[type(method).__module__].__doc__ or "")
+        parts.append(f"\n## {name}\n\n{words}\n\nDefault learning rate: {method.learning_rate:g}. ")
+        parts.append(f"Recipe: [recipes/methods/{name}.yaml](../recipes/methods/{name}.yaml).\n\n")
+        parts += _table(method.settings, name)
+        for what, verdict in _refused(seen["methods"][name]):
+            parts.append(f"\nNot on {what}: {verdict}.\n")
+    return "".join(parts)
+
+
+def _refused(able: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    cells = [*able["families"].items(), *((f"{bits} bit", said) for bits, said in able["quantization"].items())]
+    for what, verdict in [*cells, ("gradient checkpointing", able["checkpointing"])]:
+        if verdict != "yes":
+            yield what, verdict.rstrip(".")
 
 
 def _inner(settings: type[Settings]) -> Iterator[tuple[str, type[Settings]]]:

@@ -4,7 +4,8 @@
 
 model_types   for each task, the model types that transformers has a class for
 peft_configs  for each method, PEFT's config class: every field's type and default
-capabilities  for each method, the tasks on which it was built on a tiny model, trained a step and read back equal
+capabilities  for each method, on which tasks, families, quantised bases it was built on a tiny model, trained and read
+              back equal; whether with gradient checkpointing; whether it merges (scripts/capabilities.py)
 """
 
 from __future__ import annotations
@@ -66,53 +67,9 @@ def peft_configs() -> dict[str, Any]:
 def capabilities() -> dict[str, Any]:
     import peft
     import transformers
+    from capabilities import tried
 
-    from peftctl.methods import METHODS
-    from peftctl.tasks import TASKS
-
-    tried = {
-        method.name: {"tasks": {task.name: _works(method, task) for task in TASKS.values()}}
-        for method in METHODS.values()
-    }
-    return {"peft": peft.__version__, "transformers": transformers.__version__, "methods": tried}
-
-
-def _works(method: Any, task: Any) -> str:
-    """ "yes", or the reason: build on a tiny Llama, one update, save, read back, equal outputs."""
-    import tempfile
-
-    import torch
-    from transformers import AutoConfig
-
-    from peftctl.methods import DataFacts
-    from peftctl.model import adapter, attach, targets
-
-    config = AutoConfig.for_model(
-        "llama", vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    try:
-        base = task.model_class().from_config(config).requires_grad_(False)
-        settings = method.resolve(method.settings())
-        matched = targets.resolve(base, settings.targets)
-        model = attach.attach(base, method, settings, matched, task.peft_type, DataFacts(8, 64, 32, 8, 10))
-        ids = torch.arange(12).reshape(2, 6)
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-        for step in range(3):
-            model(input_ids=ids).logits.square().mean().backward()
-            optimizer.step()
-            if method.after_update:
-                method.after_update(model, step)
-            optimizer.zero_grad()
-        inputs = {"input_ids": ids}
-        trained = adapter.logits(model, inputs)
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder, save_embedding_layers=False)
-            adapter.compare(trained, adapter.logits(adapter.reload(model, Path(folder)), inputs))
-    except Exception as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return "yes"
+    return {"peft": peft.__version__, "transformers": transformers.__version__, "methods": tried()}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -36,7 +36,7 @@ def evaluate(
     with loaded.fast.on(loaded.model):
         for side in sides:
             with loaded.base() if side == "base" else nullcontext(loaded.model) as model:
-                measured[side] = measure(model)
+                measured[side] = (measure.of_base() if side == "base" else measure)(model)
     if sides == ["base"] and data is None and limit is None and loaded.run.manifest["metrics"]:
         measured["adapter, when trained"] = loaded.run.manifest["metrics"]
     if as_json:

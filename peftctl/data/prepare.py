@@ -10,6 +10,7 @@ from typing import Any
 from peftctl.data import cache, sources
 from peftctl.data.encode import Encoding, Rows, encode, epoch_of
 from peftctl.data.sources import Note, Side, Sourced
+from peftctl.methods import METHODS
 from peftctl.model import load
 from peftctl.model.locate import Base, locate
 from peftctl.recipe import resolve
@@ -61,7 +62,8 @@ def open_rows(recipe: Recipe, note: Note, *, weights: bool = True) -> Opened:
     sides = None if recipe.data.streaming else check(recipe, note)
     base = locate(recipe, note, weights=weights)
     config, tokenizer = load.load_config(base, recipe.model), load.load_tokenizer(base, recipe.model)
-    longest = load.longest_row(config, tokenizer, recipe.data.max_length)
+    taken = METHODS[recipe.method.name].positions(recipe.method)
+    longest = load.longest_row(config, tokenizer, recipe.data.max_length, taken)
     recipe = resolve.resolve_model(recipe, name=base.name, commit=base.commit, max_length=longest)
     data = recipe.data
     if data.template is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
 from typing import Any
@@ -50,6 +50,10 @@ class Measurement:
             "likeliest": by_choice.classify(scores, answers, self.choices),
             "majority": by_choice.majority(answers, self.choices),
         }
+
+    def of_base(self) -> Measurement:
+        """The same for the model with its adapter off, which puts no tokens of its own before rows."""
+        return replace(self, collate=replace(self.collate, layout=replace(self.collate.layout, virtual=0)))
 
     @cached_property
     def _asked(self) -> list[by_choice.Question]:

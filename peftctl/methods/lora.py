@@ -3,6 +3,8 @@
     h = W x + (alpha / rank) * B A x        A [rank, inputs], B [outputs, rank]
 
 A starts random (Kaiming uniform), B at zero, so training starts from the base model's own outputs. W is frozen.
+
+Trains rank * (inputs + outputs) for each target. Merged into the weights it costs nothing in use.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from peftctl.methods.contract import DataFacts, LowRank, MethodSettings, peft
+from peftctl.methods.contract import Anatomy, DataFacts, LowRank, MethodSettings, TargetedSettings, peft
+from peftctl.methods.peft_method import PeftMethod, transposed
 
 
-class LoraSettings(MethodSettings):
+class LoraSettings(TargetedSettings):
     """Settings of LoRA."""
 
     name: Literal["lora"] = "lora"
@@ -39,12 +42,10 @@ class LoraSettings(MethodSettings):
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(PeftMethod):
     name: str = "lora"
     peft_type: str = "LORA"
     settings: type[MethodSettings] = LoraSettings
-    artifact: Literal["adapter", "model"] = "adapter"
-    after_update: None = None
     # Ten times the usual rate of full fine-tuning (1e-5 to 2e-5), as "LoRA Without Regret" (Schulman et al. 2025)
     # found best over models and data sets.
     learning_rate: float = 2e-4
@@ -54,24 +55,11 @@ class Lora:
             return settings
         return settings.model_copy(update={"alpha": 2.0 * settings.rank})
 
-    def build(
-        self, model: Any, settings: LoraSettings, targets: Sequence[str], peft_type: str, facts: DataFacts
-    ) -> Any:
-        from peft import LoraConfig, get_peft_model
-        from transformers.pytorch_utils import Conv1D
+    def config(self, model: Any, settings: LoraSettings, targets: Sequence[str], facts: DataFacts) -> Mapping[str, Any]:
+        return {"fan_in_fan_out": transposed(model, targets)}
 
-        config = LoraConfig(
-            task_type=peft_type,
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=list(targets),
-            fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
-        )
-        return get_peft_model(model, config)
-
-    def parameters(self, settings: LoraSettings, shapes: Mapping[str, tuple[int, int]]) -> int:
-        return sum(settings.rank * (inputs + outputs) for inputs, outputs in shapes.values())
+    def parameters(self, settings: LoraSettings, anatomy: Anatomy) -> int:
+        return sum(settings.rank * (inputs + outputs) for inputs, outputs in anatomy.targets.values())
 
     def low_rank(self, layer: Any) -> LowRank | None:
         from peft.tuners.lora import Linear

@@ -53,7 +53,7 @@ class FastPaths:
     def layout(self, pad_id: int) -> Layout:
         """How batches are laid out for a model that these paths are in."""
         head = self.profile.head if self.settings.loss else None
-        return Layout(pad_id, self.profile.slices_logits, self.packed, MULTIPLE, head)
+        return Layout(pad_id, self.profile.slices_logits, self.packed, MULTIPLE, head, self.profile.virtual)
 
     @contextmanager
     def on(self, model: Any) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from peftctl.errors import MachineError, UsageError
+from peftctl.model import quantize
 from peftctl.model.locate import Base
 from peftctl.recipe.schema import ModelSettings
 from peftctl.tasks import Task
@@ -48,11 +49,14 @@ def load_model(base: Base, settings: ModelSettings, task: Task, dtype: str) -> A
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=settings.trust_remote_code,
+            **({"quantization_config": quantize.config(settings.quantization, dtype)} if settings.quantization else {}),
         )
     except (ValueError, OSError, KeyError) as error:
         raise UsageError(f"model.name: {base.name} cannot be loaded for {task.name}: {_first_line(error)}") from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise MachineError(f"not enough memory to load {base.name} in {dtype}") from error
+    if settings.quantization:
+        quantize.keep_weights(model)
     model.requires_grad_(False)
     return model.eval()
 
@@ -69,15 +73,19 @@ def choose_dtype(wanted: str) -> str:
     return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
 
 
-def longest_row(config: Any, tokenizer: Any, wanted: int | None) -> int:
-    """The longest row in tokens: ``wanted``, or what the model can attend to, at most 2048.
+def longest_row(config: Any, tokenizer: Any, wanted: int | None, taken: int = 0) -> int:
+    """The longest row in tokens: ``wanted``, or what the model can attend to, at most 2048. ``taken``: positions that
+    the method takes before each row.
 
-    Raises UsageError where ``wanted`` is more than the model can attend to.
+    Raises UsageError where ``wanted`` is more than the model can attend to, or nothing is left for rows.
     """
-    able = attends_to(config, tokenizer)
+    able = attends_to(config, tokenizer) - taken
+    if able < 1:
+        raise UsageError(f"method.tokens: leave no position for rows (found {taken}); the model has {able + taken}")
     if wanted is not None and wanted > able:
+        beside = f" beside the method's {taken}" if taken else ""
         raise UsageError(
-            f"data.max_length: more than the model can attend to (found {wanted}); allowed: at most {able}"
+            f"data.max_length: more than the model can attend to{beside} (found {wanted}); allowed: at most {able}"
         )
     return wanted or min(able, LONGEST_BY_DEFAULT)
 

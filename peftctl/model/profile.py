@@ -22,17 +22,19 @@ class Profile:
     """``packs``: two rows packed give the logits and gradients of the rows alone; else ``why_not`` says what else.
 
     ``head``: the output head where it is plain, that is where the logits are its products and nothing more.
-    ``slices_logits``: the forward pass can be asked for some columns' logits.
+    ``slices_logits``: the forward pass can be asked for some columns' logits. ``virtual``: tokens that the method puts
+    before each row.
     """
 
     packs: bool
     why_not: str
     head: Head | None
     slices_logits: bool
+    virtual: int = 0
 
 
-def profile(model: Any, task: Task, slices_logits: bool) -> Profile:
-    """Try the peft model ``model`` on two short rows of random ids."""
+def profile(model: Any, task: Task, slices_logits: bool, virtual: int = 0) -> Profile:
+    """Try the peft model ``model`` on two short rows of random ids; it puts ``virtual`` tokens before each."""
     model.eval()
     base = model.get_base_model()
     rows = _rows(base)
@@ -44,9 +46,9 @@ def profile(model: Any, task: Task, slices_logits: bool) -> Profile:
         head = None
     if head is not None:
         head = Head(head.module, fused_sum(head.weight))
-    why_not = _why_not_packed(model, base, task, rows)
+    why_not = "its virtual tokens stand before each row" if virtual else _why_not_packed(model, base, task, rows)
     model.zero_grad(set_to_none=True)
-    return Profile(not why_not, why_not, head, slices_logits)
+    return Profile(not why_not, why_not, head, slices_logits, virtual)
 
 
 def _rows(base: Any) -> list[Encoded]:

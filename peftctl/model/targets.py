@@ -32,7 +32,7 @@ def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
 
 
 def resolve(model: Any, wanted: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """The targets by full name, in the model's order, with (inputs, outputs) each.
+    """The targets by full name, in the model's order, with (inputs, outputs) each; none where none are wanted.
 
     Raises UsageError naming every entry that matches nothing that can be targeted.
     """

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from peftctl.errors import Fault, RecipeError, UsageError
 from peftctl.nearest import nearest
+from peftctl.recipe.able import refusals
 from peftctl.recipe.compose import compose
 from peftctl.recipe.load import build
-from peftctl.recipe.nodes import Document
+from peftctl.recipe.nodes import Document, dotted
 from peftctl.recipe.schema import Recipe
 from peftctl.tables import table
 
@@ -19,22 +20,25 @@ def check(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in ``path``. Raises RecipeError with every fault of its text and of what it combines."""
     document = compose(path, overrides)
     recipe = build(document, path.absolute().parent)
-    faults = [*_method_and_task(document, recipe), *_model_and_task(document, recipe)]
+    faults = [*_combined(document, recipe), *_model_and_task(document, recipe)]
     if faults:
         raise RecipeError(faults)
     return recipe
 
 
-def _method_and_task(document: Document, recipe: Recipe) -> list[Fault]:
-    """Whether the method was seen to work on the task, by the table made with the pinned versions."""
-    tried = table("capabilities")["methods"].get(recipe.method.name, {}).get("tasks", {})
-    verdict = tried.get(recipe.task.name)
-    if verdict == "yes" or verdict is None:
-        return []
-    works = [name for name, said in tried.items() if said == "yes"]
-    place, also = document.place(("method", "name")), document.place(("task", "name"))
-    problem = f"{recipe.method.name} does not work on {recipe.task.name}: {verdict}"
-    return [Fault(place, "method.name", problem, allowed=f"tasks {', '.join(works)}", also=also)]
+def _combined(document: Document, recipe: Recipe) -> list[Fault]:
+    """What does not go together, by the table made with the pinned versions."""
+    return [
+        Fault(
+            document.place(found.path),
+            dotted(found.path),
+            found.problem,
+            "",
+            found.allowed,
+            also=document.place(found.also),
+        )
+        for found in refusals(recipe)
+    ]
 
 
 def _model_and_task(document: Document, recipe: Recipe) -> list[Fault]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BeforeValidator
 from pydantic_core import ErrorDetails
@@ -59,6 +59,8 @@ def section_fault(document: Document, section: str, detail: ErrorDetails, settin
 def unknown(document: Document, path: nodes.Path, known: list[str]) -> Fault:
     """A key that is no setting."""
     near = _elsewhere(str(path[-1])) or nearest(str(path[-1]), known)
+    if near == nodes.dotted(path):  # another method's
+        near = nearest(str(path[-1]), known)
     return Fault(document.place(path), nodes.dotted(path), "no such setting", "", ", ".join(known), near)
 
 
@@ -112,7 +114,8 @@ def _fields(settings: type[Settings], path: nodes.Path) -> list[str]:
     if path[:2] == ("data", "eval") and len(path) > 2:
         return list(EvalSource.model_fields)
     for part in path[1:-1]:
-        inner = settings.model_fields[str(part)].annotation
-        if isinstance(inner, type) and issubclass(inner, Settings):
-            settings = inner
+        declared = settings.model_fields[str(part)].annotation
+        for inner in (declared, *get_args(declared)):  # as it is, or or None
+            if isinstance(inner, type) and issubclass(inner, Settings):
+                settings = inner
     return list(settings.model_fields)

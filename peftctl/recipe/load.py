@@ -104,7 +104,14 @@ def _whatever_the_method(document: Document, values: Mapping[str, Any]) -> list[
                 }
             )
     common = set(of_methods[0]).intersection(*of_methods[1:])
-    return [each for key, each in of_methods[0].items() if key in common]
+    if near:
+        return [each for key, each in of_methods[0].items() if key in common]
+    of_any = list(dict.fromkeys(name for method in METHODS.values() for name in method.settings.model_fields))
+    return [
+        unknown(document, ("method", *key[0]), of_any) if key[1] == "extra_forbidden" else each
+        for key, each in of_methods[0].items()
+        if key in common
+    ]
 
 
 def _echo(detail: ErrorDetails) -> bool:

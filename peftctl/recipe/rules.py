@@ -10,7 +10,7 @@ from peftctl.formats import FORMATS
 from peftctl.nearest import nearest
 from peftctl.recipe import filters, nodes
 from peftctl.recipe.nodes import Document
-from peftctl.recipe.schema import DataSettings, RowSettings
+from peftctl.recipe.schema import DataSettings, QuantizationSettings, RowSettings
 
 Rule = Callable[[Document], Iterator[Fault]]
 
@@ -87,6 +87,19 @@ def _offload_needs_checkpointing(document: Document) -> Iterator[Fault]:
     if document.at(("train", "offload_activations")) is True and not document.at(("train", "gradient_checkpointing")):
         place = document.place(("train", "offload_activations"))
         yield Fault(place, "train.offload_activations", "has no effect without gradient_checkpointing: true")
+
+
+def _bits_have_a_type(document: Document) -> Iterator[Fault]:
+    found = document.at(("model", "quantization"))
+    if not isinstance(found, dict) or found.get("bits") != 8:
+        return
+    for key in ("type", "double_quant"):
+        path: nodes.Path = ("model", "quantization", key)
+        if (
+            found.get(key, QuantizationSettings.model_fields[key].default)
+            != QuantizationSettings.model_fields[key].default
+        ):
+            yield Fault(document.place(path), nodes.dotted(path), "has no effect on 8 bits")
 
 
 def _streaming_needs_an_end(document: Document) -> Iterator[Fault]:
@@ -179,6 +192,7 @@ RULES: tuple[Rule, ...] = (
     _project_needs_a_tracker,
     _compile_needs_something,
     _offload_needs_checkpointing,
+    _bits_have_a_type,
     _streaming_needs_an_end,
     _weight_needs_another_source,
     _fraction_needs_dropping,

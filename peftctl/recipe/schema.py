@@ -22,6 +22,17 @@ BadRowName = Literal["error", "drop"]
 DtypeName = Literal["auto", "bfloat16", "float32"]
 
 
+class QuantizationSettings(Settings):
+    """How the frozen linear layers are kept. Dettmers et al. 2023 (QLoRA), https://arxiv.org/abs/2305.14314"""
+
+    bits: Literal[4, 8] = Field(4, description="Bits of a weight: 4, or 8 (LLM.int8()).")
+    type: Literal["nf4", "fp4"] = Field(
+        "nf4",
+        description="Numbers that 4 bits stand for: those of a normal distribution, or small floating-point ones.",
+    )
+    double_quant: bool = Field(True, description="With 4 bits, keep their scales in 8 bits too.")
+
+
 class ModelSettings(Settings):
     """The base model."""
 
@@ -37,6 +48,9 @@ class ModelSettings(Settings):
         "auto",
         description="Number type of the frozen weights and of the products. `auto`: bfloat16 where the hardware "
         "multiplies it faster, float32 elsewhere. What is trained stays float32.",
+    )
+    quantization: QuantizationSettings | None = Field(
+        None, description="Keep the frozen linear layers in 4 or 8 bits: QLoRA, and the same with other methods."
     )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Off unless you have read that code."

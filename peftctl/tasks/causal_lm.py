@@ -84,7 +84,7 @@ class CausalLM:
             inputs = {"input_ids": ids, "attention_mask": mask}
         columns = np.flatnonzero(grid.any(axis=0)) - 1
         if layout.slices_logits:
-            inputs["logits_to_keep"] = columns
+            inputs["logits_to_keep"] = columns + layout.virtual
         weights = grid[:, columns + 1].flatten()
         at = np.flatnonzero(weights)
         owners = at // max(len(columns), 1)
@@ -93,7 +93,7 @@ class CausalLM:
         weights = weights[at]
         return {
             "inputs": {**inputs, "use_cache": False},
-            "columns": columns,
+            "columns": columns + layout.virtual,
             "at": at,
             "targets": ids[:, columns + 1].flatten()[at],
             "weights": weights,

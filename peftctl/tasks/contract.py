@@ -21,7 +21,7 @@ class Layout:
     Packed rows are followed by a row of filling up to a multiple of ``multiple`` tokens: what products of a new shape
     need is prepared, and kept, for every shape, and multiples are what matrix units take.
     ``slices_logits``: the model's forward takes ``logits_to_keep``. ``head``: where its output head can be applied
-    apart from it (see ``model.head``), else None.
+    apart from it (see ``model.head``), else None. ``virtual`` tokens stand before each row in what the model gives.
     """
 
     pad_id: int
@@ -29,6 +29,7 @@ class Layout:
     packed: bool = False
     multiple: int = 1
     head: Any = None
+    virtual: int = 0
 
 
 def tensors(batch: Batch) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from peftctl.data.supply import supplied
 from peftctl.errors import MachineError, UsageError
 from peftctl.evaluation.measure import Measurement
 from peftctl.events import Events, metrics_log
-from peftctl.methods import METHODS, DataFacts
+from peftctl.methods import METHODS, Anatomy, DataFacts
 from peftctl.model import adapter, attach, identity, load, memory, targets
 from peftctl.model.fast import FastPaths, compile_pays
 from peftctl.model.locate import Base
 from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
 from peftctl.recipe import dump_resolved, resolve
+from peftctl.recipe.able import refusals
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import TASKS, Layout
 from peftctl.train import distributed, loop, rundir, trackers
@@ -55,7 +57,7 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
         try:
             events.add(metrics_log(run / "metrics.jsonl"))
             write_text(run / "recipe.yaml", recipe_text)
-            session, base, matched = prepare(recipe, accelerator, events)
+            session, base, anatomy = prepare(recipe, accelerator, events)
             write_text(run / RESOLVED_FILE, dump_resolved(session.recipe, RESOLVED))
             write_json(run / "environment.json", rundir.environment())
         except BaseException:
@@ -74,7 +76,7 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
         write_text(run / RESOLVED_FILE, dump_resolved(session.recipe, RESOLVED))  # memory may have changed it
 
         events.emit("stage", name="publish", detail=str(run / "adapter"))
-        facts = manifest(session, base, matched, publish(session, base, run), run)
+        facts = manifest(session, base, anatomy, publish(session, base, run), run)
         write_json(run / "manifest.json", facts)  # before measuring: an evaluation that fails loses no run
         if session.measure:
             events.emit("stage", name="evaluate", detail=f"{len(session.measure.rows)} held-out rows")
@@ -87,13 +89,15 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
     return run
 
 
-def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, Base, dict[str, tuple[int, int]]]:
-    """Everything up to the first step. Returns the session, the base and the targets with their shapes."""
+def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, Base, Anatomy]:
+    """Everything up to the first step. Returns the session, the base and what the method's formula knows of it."""
     import torch
 
     def warn(text: str) -> None:
         events.emit("warning", message=text)
 
+    for found in refusals(recipe):
+        raise UsageError(f"{'.'.join(found.path)}: {found.problem}; allowed: {found.allowed}")
     task, method = TASKS[recipe.task.name], METHODS[recipe.method.name]
     events.emit("stage", name="data", detail=", ".join(str(source.path) for source in recipe.data.train))
     opened = open_rows(recipe, warn)
@@ -125,11 +129,14 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
 
     events.emit("stage", name="model", detail=base.name)
     model = load.load_model(base, recipe.model, task, recipe.model.dtype)
-    matched = targets.resolve(model, recipe.method.targets)
-    recipe = resolve.resolve_targets(recipe, matched)
+    wanted = recipe.method.wanted
+    matched = targets.resolve(model, method.choose(model) if wanted is None else wanted)
+    if matched:
+        recipe = resolve.resolve_targets(recipe, matched)
+    anatomy = attach.anatomy(model, matched)
     slices_logits = load.forward_takes(model, "logits_to_keep")
     torch.manual_seed(derived_seed(recipe.train.seed, ADAPTER_START))
-    model = attach.attach(model, method, recipe.method, matched, task.peft_type, facts)
+    model = attach.attach(model, method, recipe.method, anatomy, task.peft_type, facts)
     if recipe.train.gradient_checkpointing:
         checkpoint(model.get_base_model(), recipe.train.offload_activations, accelerator.device)
     events.emit(
@@ -141,7 +148,8 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         targets=list(matched),
     )
     model = to_device(model, accelerator)
-    fast = FastPaths(recipe.train.fast, profile(accelerator.unwrap_model(model), task, slices_logits), method)
+    virtual = method.virtual_tokens(recipe.method)
+    fast = FastPaths(recipe.train.fast, profile(accelerator.unwrap_model(model), task, slices_logits, virtual), method)
     optimizer = build_optimizer(recipe.train, (p for p in model.parameters() if p.requires_grad))
     tokens, tokenizer = recipe.train.micro_batch_tokens or 0, encoding.tokenizer
     collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)
@@ -162,7 +170,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         supply=supply,
         measure=measure,
     )
-    return session, base, matched
+    return session, base, anatomy
 
 
 def checkpoint(model: Any, offload: bool, device: Any) -> None:
@@ -198,19 +206,30 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
     From here on the session's model is the base with the adapter read back from disk.
     """
     model, tokenizer = session.accelerator.unwrap_model(session.model), session.collate.tokenizer
-    inputs = replace(session.collate, layout=Layout(pad_id(tokenizer)))(session.supply.shortest(PROBE_ROWS))["inputs"]
-    trained = adapter.logits(model, inputs)
+    collate = replace(session.collate, layout=Layout(pad_id(tokenizer)))
+    # Row by row: vectors that a network makes for several rows differ, by rounding, from those it makes to be saved.
+    inputs = [collate([row])["inputs"] for row in session.supply.shortest(PROBE_ROWS)]
+    session.method.finish(model)
+    trained = _logits(model, inputs)
     with publish_directory(run / "adapter") as aside:
         adapter.save(model, tokenizer, base, aside)
         session.model = adapter.reload(model, aside)
-        verified = adapter.compare(trained, adapter.logits(session.model, inputs))
+        layers = model.config.get_text_config().num_hidden_layers
+        verified = adapter.compare(trained, _logits(session.model, inputs), layers)
     return verified
+
+
+def _logits(model: Any, inputs: Sequence[Mapping[str, Any]]) -> Any:
+    """Every logit of every row, end to end."""
+    import torch
+
+    return torch.cat([adapter.logits(model, each).flatten() for each in inputs])
 
 
 def manifest(
     session: Session,
     base: Base,
-    matched: dict[str, tuple[int, int]],
+    anatomy: Anatomy,
     verified: dict[str, float],
     run: Path,
 ) -> dict[str, Any]:
@@ -226,8 +245,9 @@ def manifest(
         "method": recipe.method.model_dump(mode="json", exclude={"targets"}),
         "base": identity.identity(base),
         "dtype": recipe.model.dtype,
-        "targets": list(matched),
-        "trainable_parameters": session.method.parameters(recipe.method, matched),
+        "quantization": recipe.model.quantization.model_dump(mode="json") if recipe.model.quantization else None,
+        "targets": list(anatomy.targets),
+        "trainable_parameters": session.method.parameters(recipe.method, anatomy),
         "data": {
             "files": {source.path: source.sha256 for source in pinned if source.sha256},
             "hub": {source.path: source.revision for source in pinned if source.revision},

@@ -53,7 +53,8 @@ def run(session: Session, events: Events) -> None:
 
             norm = torch.nn.utils.clip_grad_norm_(trained, train.max_grad_norm)
             finite = torch.isfinite(loss) & torch.isfinite(norm)
-            if gradients.watching and finite:
+            # Where a layer may be left out by chance, one without a gradient is no sign of anything.
+            if gradients.watching and finite and not session.method.leaves_out(session.recipe.method):
                 gradients.after_backward()
             learning_rate = (train.learning_rate or 0.0) * rate(step)
             for group in session.optimizer.param_groups:
@@ -99,10 +100,14 @@ def _backward(session: Session, work: Work) -> Any:
 
     loss = torch.zeros((), device=session.accelerator.device)
     for index, batch in enumerate(work.batches):
-        with _sync(session, last=index == len(work.batches) - 1):
+        last = index == len(work.batches) - 1
+        with _sync(session, last=last):
             part = session.objective.step(session.model, session.collate.on_device(batch))
             # Processes are averaged by their wrapper, so a sum over all of them takes ``share``.
-            session.accelerator.backward(part.sum * work.share)
+            total = part.sum * work.share
+            if last and session.method.penalty:  # once a step, and not part of the loss that is reported
+                total = total + session.method.penalty(session.accelerator.unwrap_model(session.model))
+            session.accelerator.backward(total)
             loss += part.sum.detach() * work.share
     return session.accelerator.reduce(loss, "mean")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+METHODS = "lora, ia3, adalora, loha, lokr, prompt_tuning, p_tuning, prefix_tuning"
+
 # (what is wrong, the text, every fault in order)
 BROKEN: list[tuple[str, str, list[str]]] = [
     (
@@ -337,38 +339,39 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "a misspelt method",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: lroa\noutput: runs/x\n"),
         [
-            "recipe.yaml:4:1: method.name: no such method (found 'lroa'); allowed: lora; did you mean lora?",
+            f"recipe.yaml:4:1: method.name: no such method (found 'lroa'); allowed: {METHODS}; did you mean lora?",
         ],
     ),
     (
         "a misspelt method's name",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: {name: lorra}\noutput: runs/x\n"),
         [
-            "recipe.yaml:4:10: method.name: no such method (found 'lorra'); allowed: lora; did you mean lora?",
+            f"recipe.yaml:4:10: method.name: no such method (found 'lorra'); allowed: {METHODS}; did you mean lora?",
         ],
     ),
     (
         "a method without a name",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: {rank: 8}\noutput: runs/x\n"),
         [
-            "recipe.yaml:4:1: method.name: is missing; allowed: lora",
+            f"recipe.yaml:4:1: method.name: is missing; allowed: {METHODS}",
         ],
     ),
     (
         "a method without a name, and wrong whatever its name",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: {rank: 0, targtes: q_proj}\noutput: runs/x\n"),
         [
-            "recipe.yaml:4:1: method.name: is missing; allowed: lora",
-            "recipe.yaml:4:10: method.rank: out of range (found 0); allowed: at least 1",
-            "recipe.yaml:4:19: method.targtes: no such setting; allowed: name, targets, rank, alpha, dropout; "
-            "did you mean targets?",
+            f"recipe.yaml:4:1: method.name: is missing; allowed: {METHODS}",
+            # Some methods have no rank, so 0 may be wrong for another reason.
+            "recipe.yaml:4:19: method.targtes: no such setting; allowed: name, targets, rank, alpha, dropout, "
+            "feedforward, initial_rank, start, settle, orthogonal, rank_dropout, module_dropout, factor, tokens, init, "
+            "text, hidden; did you mean targets?",
         ],
     ),
     (
         "a method's misspelt name, and what is wrong with the one that is near",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: {name: lorra, rank: 0}\noutput: runs/x\n"),
         [
-            "recipe.yaml:4:10: method.name: no such method (found 'lorra'); allowed: lora; did you mean lora?",
+            f"recipe.yaml:4:10: method.name: no such method (found 'lorra'); allowed: {METHODS}; did you mean lora?",
             "recipe.yaml:4:23: method.rank: out of range (found 0); allowed: at least 1",
         ],
     ),
@@ -376,14 +379,115 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "a method that is a number",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: 3\noutput: runs/x\n"),
         [
-            "recipe.yaml:4:1: method.name: must be a method's name (found 3); allowed: lora",
+            f"recipe.yaml:4:1: method.name: must be a method's name (found 3); allowed: {METHODS}",
         ],
     ),
     (
         "a method that is nothing",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod:\noutput: runs/x\n"),
         [
-            "recipe.yaml:4:1: method: must be a method's name (found nothing); allowed: lora",
+            f"recipe.yaml:4:1: method: must be a method's name (found nothing); allowed: {METHODS}",
+        ],
+    ),
+    (
+        "a setting of another method",
+        (
+            "model: org/model\n"
+            "data:\n"
+            "  train: rows.jsonl\n"
+            "method: {name: prompt_tuning, targets: q_proj}\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:4:31: method.targets: no such setting; allowed: name, tokens, init, text",
+        ],
+    ),
+    (
+        "a misspelt setting of the quantisation",
+        (
+            "model: {name: org/model, quantization: {bts: 4}}\n"
+            "data:\n"
+            "  train: rows.jsonl\n"
+            "method: lora\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:1:41: model.quantization.bts: no such setting; allowed: bits, type, double_quant; "
+            "did you mean bits?",
+        ],
+    ),
+    (
+        "bits that nothing can keep",
+        (
+            "model: {name: org/model, quantization: {bits: 5}}\n"
+            "data:\n"
+            "  train: rows.jsonl\n"
+            "method: lora\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:1:41: model.quantization.bits: no such value (found 5); allowed: 4, 8",
+        ],
+    ),
+    (
+        "a type of 8 bits",
+        (
+            "model: {name: org/model, quantization: {bits: 8, type: fp4, double_quant: false}}\n"
+            "data:\n"
+            "  train: rows.jsonl\n"
+            "method: lora\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:1:50: model.quantization.type: has no effect on 8 bits",
+            "recipe.yaml:1:61: model.quantization.double_quant: has no effect on 8 bits",
+        ],
+    ),
+    (
+        "a method that 4 bits do not go with",
+        (
+            "model: {name: org/model, quantization: {bits: 4}}\n"
+            "data:\n"
+            "  train: rows.jsonl\n"
+            "method: lokr\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:4:1: method.name: lokr does not work on 4 bits: RuntimeError: shape '[2048, 1]' is invalid "
+            "for input of size 4096 (see also recipe.yaml:1:26); allowed: quantization.bits 8, method adalora, "
+            "method ia3, method lora, method p_tuning, method prefix_tuning, method prompt_tuning",
+        ],
+    ),
+    (
+        "another method that 4 bits do not go with",
+        (
+            "model: {name: org/model, quantization: {bits: 4}}\n"
+            "data:\n"
+            "  train: rows.jsonl\n"
+            "method: {name: loha, rank: 2}\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:4:10: method.name: loha does not work on 4 bits: VerificationError: method: loha trains "
+            "295024 parameters, where its formula gives 16384 (see also recipe.yaml:1:26); allowed: quantization.bits "
+            "8, method adalora, method ia3, method lora, method p_tuning, method prefix_tuning, method prompt_tuning",
+        ],
+    ),
+    (
+        "a method that cannot be checkpointed",
+        (
+            "model: org/model\n"
+            "data:\n"
+            "  train: rows.jsonl\n"
+            "method: prefix_tuning\n"
+            "output: runs/x\n"
+            "train: {gradient_checkpointing: true}\n"
+        ),
+        [
+            "recipe.yaml:4:1: method.name: prefix_tuning does not work with gradient checkpointing: RuntimeError: The "
+            "size of tensor a (12) must match the size of tensor b (18) at non-singleton dimension 3 (see also "
+            "recipe.yaml:6:9); allowed: without it, method adalora, method ia3, method loha, method lokr, method lora, "
+            "method p_tuning, method prompt_tuning",
         ],
     ),
     (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from peftctl.errors import PeftctlError
 from peftctl.events import Events
 from peftctl.methods import METHODS
 from peftctl.recipe import load
-from peftctl.recipe.schema import SECTIONS, EvalSource, FastSettings, Source
+from peftctl.recipe.schema import SECTIONS, EvalSource, FastSettings, QuantizationSettings, Source
 from peftctl.train import job
 from tests import tiny
 
@@ -67,10 +69,42 @@ CHANGES: dict[str, Any] = {
     "data.max_bad_fraction": (0.5, "has no effect without on_bad_row: drop"),
     "data.streaming": True,
     "method.name": ("lroa", "no such method"),
-    "method.targets": ["q_proj"],
-    "method.rank": 2,
-    "method.alpha": 1.0,
-    "method.dropout": 0.5,
+    "model.quantization": {"bits": 4},
+    "model.quantization.bits": 8,
+    "model.quantization.type": "fp4",
+    "model.quantization.double_quant": False,
+    "method[lora].targets": ["q_proj"],
+    "method[lora].rank": 2,
+    "method[lora].alpha": 1.0,
+    "method[lora].dropout": 0.5,
+    "method[ia3].targets": ["k_proj", "v_proj"],
+    "method[ia3].feedforward": ["v_proj"],
+    "method[adalora].targets": ["q_proj"],
+    "method[adalora].rank": 2,
+    "method[adalora].initial_rank": 8,
+    "method[adalora].alpha": 1.0,
+    "method[adalora].dropout": 0.5,
+    "method[adalora].start": 0.5,
+    "method[adalora].settle": 0.5,
+    "method[adalora].orthogonal": 0.0,
+    "method[loha].targets": ["q_proj"],
+    "method[loha].rank": 2,
+    "method[loha].alpha": 1.0,
+    "method[loha].rank_dropout": 0.5,
+    "method[loha].module_dropout": 0.5,
+    "method[lokr].targets": ["q_proj"],
+    "method[lokr].rank": 1,
+    "method[lokr].alpha": 1.0,
+    "method[lokr].factor": 2,
+    "method[lokr].rank_dropout": 0.5,
+    "method[lokr].module_dropout": 0.5,
+    "method[prompt_tuning].tokens": 5,
+    "method[prompt_tuning].init": "random",
+    "method[prompt_tuning].text": ("odd or even?", "needed there alone"),
+    "method[p_tuning].tokens": 5,
+    "method[p_tuning].hidden": 16,
+    "method[prefix_tuning].tokens": 5,
+    "method[prefix_tuning].init": "random",
     "train.epochs": (1.0, "both say how long to train"),
     "train.max_steps": 3,
     "train.batch_size": 5,
@@ -96,6 +130,11 @@ CHANGES: dict[str, Any] = {
     "track.project": ("triage", "has no effect without a tracker"),
     "output": "elsewhere",
 }
+# What a method's settings are changed in, where it is not the base recipe's.
+BASE_METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 4}, "ia3": {}, "adalora": {"rank": 4}, "loha": {"rank": 4}, "lokr": {"rank": 2},
+    "prompt_tuning": {"tokens": 4}, "p_tuning": {"tokens": 4}, "prefix_tuning": {"tokens": 4},
+}  # fmt: skip
 TIMED = {"cached", "seconds", "seconds_per_step", "tokens_per_s", "peak_memory_bytes"}
 
 
@@ -103,8 +142,12 @@ def settings() -> set[str]:
     """Every setting of the schema by its dotted name."""
     names = {"output"}
     for section, declared in SECTIONS.items():
-        models = [method.settings for method in METHODS.values()] if section == "method" else [declared]
-        names |= {f"{section}.{name}" for model in models for name in model.model_fields}
+        if section != "method":
+            names |= {f"{section}.{name}" for name in declared.model_fields}
+    names |= {f"model.quantization.{name}" for name in QuantizationSettings.model_fields}
+    names |= {
+        f"method[{method.name}].{name}" for method in METHODS.values() for name in method.settings.model_fields
+    } - {f"method[{method}].name" for method in METHODS} | {"method.name"}
     names = names - {"train.fast"} | {f"train.fast.{name}" for name in FastSettings.model_fields}
     names |= {f"data.train[0].{name}" for name in Source.model_fields}
     return names | {f"data.eval.{name}" for name in EvalSource.model_fields}
@@ -131,20 +174,56 @@ def observed(folder: Path, recipe: dict[str, Any], patch: pytest.MonkeyPatch) ->
     return {"run": run.name, "weights": weights, "said": json.dumps(said), "left": left, "passes": passes}
 
 
+def filled(folder: Path) -> Path:
+    tiny.save(folder / "model")
+    tiny.save(folder / "other", tiny.llama(seed=1))
+    tiny.jsonl(folder / "train.jsonl", tiny.chats(24))
+    tiny.jsonl(folder / "eval.jsonl", tiny.chats(8, seed=1))
+    tiny.jsonl(folder / "other.jsonl", tiny.chats(24, seed=2))
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own, to change."""
     monkeypatch.chdir(tmp_path)
-    tiny.save(tmp_path / "model")
-    tiny.save(tmp_path / "other", tiny.llama(seed=1))
-    tiny.jsonl(tmp_path / "train.jsonl", tiny.chats(24))
-    tiny.jsonl(tmp_path / "eval.jsonl", tiny.chats(8, seed=1))
-    tiny.jsonl(tmp_path / "other.jsonl", tiny.chats(24, seed=2))
-    return tmp_path
+    return filled(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return filled(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def shared(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which only runs are made, and removed."""
+    monkeypatch.chdir(shared_folder)
+    yield shared_folder
+    for run in ("run", "elsewhere"):
+        shutil.rmtree(shared_folder / run, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, dict[str, Any]]:
+    """What was observed of each base recipe."""
+    return {}
+
+
+def base(name: str) -> dict[str, Any]:
+    """The recipe in which the setting is changed: of its method, and quantised where it is about that."""
+    recipe: dict[str, Any] = json.loads(json.dumps(BASE))
+    if name.startswith("method["):
+        method = name[len("method[") : name.index("]")]
+        recipe["method"] = {"name": method, **BASE_METHODS[method]}
+    if name.startswith("model.quantization."):
+        recipe["model"]["quantization"] = {"bits": 4}
+    return recipe
 
 
 def changed(name: str, value: Any) -> dict[str, Any]:
-    recipe: dict[str, Any] = json.loads(json.dumps(BASE))
-    *parents, last = name.replace("[0]", ".0").split(".")
+    recipe = base(name)
+    *parents, last = re.sub(r"\[\w+\]", lambda at: ".0" if at[0] == "[0]" else "", name).split(".")
     at: Any = recipe
     for part in parents:
         at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
@@ -170,22 +249,23 @@ def test_on_bad_row_says_what_becomes_of_a_bad_row(folder: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_changing_it_changes_something_observable(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changing_it_changes_something_observable(
+    name: str, shared: Path, seen: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     value, refusal = CHANGES[name] if isinstance(CHANGES[name], tuple) else (CHANGES[name], "")
     recipe = changed(name, value)
     if refusal:
         with pytest.raises(PeftctlError, match=refusal):
-            observed(folder, recipe, monkeypatch)
+            observed(shared, recipe, monkeypatch)
         return
+    kind = json.dumps(base(name))
+    for _ in range(0 if kind in seen else 2):
+        with monkeypatch.context() as patch:
+            found = observed(shared, base(name), patch)
+        shutil.rmtree(shared / "run")
+        assert seen.setdefault(kind, found) == found  # what is observed depends on nothing but the recipe
     with monkeypatch.context() as patch:
-        before = observed(folder, BASE, patch)
-    shutil.rmtree(folder / "run")
-    with monkeypatch.context() as patch:
-        again = observed(folder, BASE, patch)
-    shutil.rmtree(folder / "run")
-    assert again == before  # what is observed depends on nothing but the recipe
-    with monkeypatch.context() as patch:
-        assert observed(folder, recipe, patch) != before
+        assert observed(shared, recipe, patch) != seen[kind]
 
 
 def test_trust_remote_code_lets_a_models_own_code_run_and_nothing_else_does(folder: Path) -> None:

@@ -14,7 +14,9 @@ from peftctl import exporters, formats, methods
 from peftctl.example import Example, Segment, Segments
 from peftctl.exporters.export import export
 from peftctl.formats.contract import text_of
-from peftctl.methods import DataFacts, MethodSettings
+from peftctl.methods import Anatomy, DataFacts, MethodSettings
+from peftctl.methods.contract import TargetedSettings
+from peftctl.methods.peft_method import PeftMethod
 from peftctl.run import Run, open_run
 from tests import jobs, tiny
 
@@ -36,23 +38,19 @@ class Shout:
         return Segments((Segment(said + " "), Segment(said.upper(), 1.0)))
 
 
-class LastLayerSettings(MethodSettings):
+class LastLayerSettings(TargetedSettings):
     name: Literal["last_layer"] = "last_layer"
     strength: float = Field(1.0, gt=0, description="Scale.")
 
 
 @dataclass(frozen=True)
-class LastLayer:
+class LastLayer(PeftMethod):
     """A toy method: (IA)³ vectors, by PEFT's own config, on the targets."""
 
     name: str = "last_layer"
     peft_type: str = "IA3"
     settings: type[MethodSettings] = LastLayerSettings
-    artifact: Literal["adapter", "model"] = "adapter"
     learning_rate: float = 1e-2
-
-    def resolve(self, settings: MethodSettings) -> MethodSettings:
-        return settings
 
     def build(self, model: Any, settings: Any, targets: Sequence[str], peft_type: str, facts: DataFacts) -> Any:
         from peft import IA3Config, get_peft_model
@@ -61,14 +59,8 @@ class LastLayer:
             model, IA3Config(task_type=peft_type, target_modules=list(targets), feedforward_modules=[])
         )
 
-    def parameters(self, settings: Any, shapes: Mapping[str, tuple[int, int]]) -> int:
-        return sum(outputs for _, outputs in shapes.values())
-
-    def low_rank(self, layer: Any) -> None:
-        """Its updates are none."""
-
-    def after_update(self, model: Any, step: int) -> None:
-        """Nothing to do."""
+    def parameters(self, settings: Any, anatomy: Anatomy) -> int:
+        return sum(outputs for _, outputs in anatomy.targets.values())
 
 
 @dataclass(frozen=True)

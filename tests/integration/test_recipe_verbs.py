@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from peftctl.cli import app
+from peftctl.methods import METHODS
 from peftctl.recipe import load
 from tests import jobs, tiny
 
@@ -133,7 +134,7 @@ def test_init_writes_a_recipe_that_passes_check_and_trains(tmp_path: Path) -> No
     assert recipe.output == "runs/first"
     # The comments' claims are the code's defaults.
     text = Path("first.yaml").read_text()
-    assert "lora's defaults: rank 16, alpha 32, dropout 0; targets all-linear." in text
+    assert "lora's defaults: targets all-linear, rank 16, alpha 32, dropout 0." in text
     assert peftctl("train", "first.yaml", "--set", "train.max_steps=2", "--set", "train.epochs=null")[0] == 0
     assert jobs.manifest(tmp_path / "runs" / "first")["steps"] == 2
 
@@ -152,6 +153,15 @@ def test_init_finds_the_format_and_refuses_rows_of_none() -> None:
     assert code == 3
     assert "broken.jsonl:1: not JSON" in err
     assert not Path("odd.yaml").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_init_writes_a_recipe_of_any_method(method: str) -> None:
+    tiny.jsonl(Path("rows.jsonl"), tiny.chats(3))
+    assert peftctl("init", "r.yaml", "--model", "o/m", "--data", "rows.jsonl", "--method", method)[0] == 0
+    assert load(Path("r.yaml")).method.name == method
+    [said] = [line for line in Path("r.yaml").read_text().splitlines() if line.startswith(f"# {method}'s defaults: ")]
+    assert len(said) > len(f"# {method}'s defaults: .")
 
 
 def test_init_holds_nothing_out_of_a_single_row() -> None:

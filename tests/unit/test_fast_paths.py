@@ -49,9 +49,9 @@ def adapted(kind: str, dtype: torch.dtype, *, checkpointing: bool = False) -> An
     if checkpointing:
         base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     settings = METHOD.resolve(METHOD.settings(name="lora", rank=4))
-    matched = targets.resolve(base, ["all-linear"])
+    anatomy = attach.anatomy(base, targets.resolve(base, ["all-linear"]))
     torch.manual_seed(1)
-    model = attach.attach(base, METHOD, settings, matched, "CAUSAL_LM", DataFacts(6, 400, 200, 150, 1))
+    model = attach.attach(base, METHOD, settings, anatomy, "CAUSAL_LM", DataFacts(6, 400, 200, 150, 1))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.1)
@@ -151,8 +151,8 @@ def test_what_was_put_in_is_taken_out_again() -> None:
 def test_a_model_whose_attention_drops_is_not_packed() -> None:
     model = tiny.gpt2(dropout=0.1).requires_grad_(False)
     settings = METHOD.resolve(METHOD.settings(name="lora", rank=4))
-    matched = targets.resolve(model, ["all-linear"])
-    model = attach.attach(model, METHOD, settings, matched, "CAUSAL_LM", DataFacts(6, 400, 200, 150, 1))
+    anatomy = attach.anatomy(model, targets.resolve(model, ["all-linear"]))
+    model = attach.attach(model, METHOD, settings, anatomy, "CAUSAL_LM", DataFacts(6, 400, 200, 150, 1))
     made = profile(model, TASK, slices_logits=True)
     assert (made.packs, made.why_not) == (False, "its attention has dropout")
 

@@ -21,7 +21,8 @@ IDS = torch.tensor([[1, 2, 3, 4, 5]])
 def put(model: Any, settings: LoraSettings) -> tuple[Any, dict[str, tuple[int, int]]]:
     torch.manual_seed(0)
     matched = targets.resolve(model, settings.targets)
-    return attach.attach(model.eval(), LORA, settings, matched, "CAUSAL_LM", FACTS), matched
+    anatomy = attach.anatomy(model, matched)
+    return attach.attach(model.eval(), LORA, settings, anatomy, "CAUSAL_LM", FACTS), matched
 
 
 def test_alpha_is_twice_the_rank_unless_written() -> None:
@@ -63,7 +64,11 @@ def test_only_the_adapter_is_trained_in_float32_and_as_many_parameters_as_the_fo
     assert {p.dtype for p in trained.values()} == {torch.float32}
     assert {p.dtype for name, p in wrapped.named_parameters() if "lora_" not in name} == {torch.bfloat16}
     # Two layers of q_proj (32 to 32) and down_proj (64 to 32).
-    assert attach.trainable(wrapped) == LORA.parameters(settings, matched) == 2 * 3 * (32 + 32 + 64 + 32)
+    assert (
+        attach.trainable(wrapped)
+        == LORA.parameters(settings, attach.anatomy(wrapped, matched))
+        == 2 * 3 * (32 + 32 + 64 + 32)
+    )
     assert attach.total(wrapped) == attach.trainable(wrapped) + sum(p.numel() for p in tiny.llama().parameters())
 
 
@@ -91,7 +96,7 @@ def test_a_method_put_elsewhere_is_refused() -> None:
             return super().build(model, settings, ["model.layers.0.self_attn.q_proj"], peft_type, facts)
 
     with pytest.raises(VerificationError) as error:
-        attach.attach(model, Astray(), LoraSettings(alpha=32.0), matched, "CAUSAL_LM", FACTS)
+        attach.attach(model, Astray(), LoraSettings(alpha=32.0), attach.anatomy(model, matched), "CAUSAL_LM", FACTS)
     assert str(error.value) == (
         "method: lora was not put where it was meant to go: "
         "model.layers.0.self_attn.q_proj, model.layers.1.self_attn.q_proj"

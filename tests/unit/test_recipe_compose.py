@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from peftctl import console
 from peftctl.errors import RecipeError
-from peftctl.recipe import Recipe, check, dump, dump_resolved, load, nodes
+from peftctl.recipe import Recipe, able, check, dump, dump_resolved, load, nodes
 from peftctl.recipe.schema import TrainSettings
 
 # Five lines; what a test adds begins at line 6.
@@ -535,7 +534,7 @@ def test_a_method_that_does_not_work_on_the_task_is_a_fault_at_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = {"causal_lm": "no gradient", "other": "yes"}
-    monkeypatch.setattr(sys.modules["peftctl.recipe.check"], "table", lambda _: {"methods": {"lora": {"tasks": tasks}}})
+    monkeypatch.setattr(able, "table", lambda _: {"methods": {"lora": {"tasks": tasks}}})
     with pytest.raises(RecipeError) as refused:
         check(write(tmp_path, r=BASE + "task: causal_lm\n"))
     assert str(refused.value).replace(f"{tmp_path}/", "") == (

@@ -1,0 +1,100 @@
+"""`peftctl methods`: what there is, and what each can do, as the table has it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from peftctl.cli import app
+from peftctl.methods import METHODS
+from peftctl.methods.described import described
+from peftctl.tables import table
+
+SEEN: dict[str, Any] = table("capabilities")["methods"]
+COLUMNS = ["gemma2", "gpt2", "llama", "qwen3", "4 bit", "8 bit", "checkpointing", "merges"]
+
+
+def peftctl(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["methods", *arguments], env={"COLUMNS": "200"})
+    return result.exit_code, result.stdout, result.stderr
+
+
+def cells(name: str) -> list[str]:
+    able = SEEN[name]
+    said = [able["families"][family] for family in COLUMNS[:4]]
+    said += [able["quantization"]["4"], able["quantization"]["8"], able["checkpointing"], able["merges"]]
+    return ["yes" if each == "yes" else "no" for each in said]
+
+
+def rows(out: str) -> dict[str, list[str]]:
+    """The table's rows by their first word."""
+    return {words[0]: words[1:] for line in out.splitlines() if (words := line.split()) and words[0] in METHODS}
+
+
+def test_every_method_has_a_row_that_says_what_the_table_says() -> None:
+    code, out, err = peftctl()
+    assert (code, err) == (0, "")
+    found = rows(out)
+    assert found.keys() == METHODS.keys()
+    for name, words in found.items():
+        assert words == [METHODS[name].category, *cells(name)]
+    heading = next(line for line in out.splitlines() if "gemma2" in line)
+    assert " ".join(heading.split()) == "kind " + " ".join(COLUMNS)
+    assert found["lokr"][-4:] == ["no", "yes", "yes", "yes"]
+    assert found["prefix_tuning"][-2:] == ["no", "no"]
+
+
+def test_json_is_the_table_with_its_versions() -> None:
+    code, out, err = peftctl("--json")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    assert said.pop("versions") == {key: table("capabilities")[key] for key in ("peft", "transformers")}
+    assert said == SEEN
+    said = json.loads(peftctl("ia3", "--json")[1])
+    assert said.keys() == {"versions", "ia3"}
+    assert said["ia3"] == SEEN["ia3"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_method_is_described_with_formula_paper_and_settings(name: str) -> None:
+    code, out, err = peftctl(name)
+    assert (code, err) == (0, "")
+    assert out.startswith(described(METHODS[name]))
+    assert "https://arxiv.org/abs/" in out
+    for setting in METHODS[name].settings.model_fields:
+        if setting != "name":
+            assert f"  {setting} = " in out
+    assert f"(learning_rate {METHODS[name].learning_rate:g})" in out
+    assert rows(out[len(described(METHODS[name])) :]) == {name: [METHODS[name].category, *cells(name)]}
+    # What does not work is said with its reason.
+    able = SEEN[name]
+    reasons = {"checkpointing": able["checkpointing"], "merges": able["merges"], "gpt2": able["families"]["gpt2"]}
+    reasons["4 bit"] = able["quantization"]["4"]
+    for what, said in reasons.items():
+        assert (f"{what}: {said}" in " ".join(out.split())) is (said != "yes")
+
+
+def test_defaults_are_shown_as_a_recipe_would_write_them() -> None:
+    assert "  rank = 16\n  alpha = (see docs/recipe.md)\n  dropout = 0.0\n" in peftctl("lora")[1]
+    assert "  targets = all-linear\n" in peftctl("lora")[1]
+    assert "  init = vocabulary\n" in peftctl("prompt_tuning")[1]
+
+
+def test_a_misspelt_method_is_answered_with_the_nearest() -> None:
+    code, out, err = peftctl("adolara")
+    assert (code, out) == (2, "")
+    assert "METHOD" in err
+    assert "adolara" in err
+    assert "did you mean adalora?" in err
+    assert all(name in err for name in METHODS)
+
+
+def test_it_loads_nothing_heavy() -> None:
+    from tests.contract.test_start import HEAVY, loaded_by
+
+    for arguments in ([], ["lora"]):
+        code = f"sys.argv = ['peftctl', 'methods', *{arguments!r}]; from peftctl.cli import main; main()"
+        assert not loaded_by(code) & {*HEAVY, "numpy"}
