@@ -24,8 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import peftctl
-from peftctl.data.encode import read
-from peftctl.data.sources import Sourced
+from peftctl.data.sources import Sourced, read
 from peftctl.evaluation.choices import classify, majority, questions, report, score
 from peftctl.example import Conversation, Turn
 from peftctl.quiet import no_progress_bars, quiet_libraries
@@ -47,7 +46,8 @@ def main() -> None:
     no_progress_bars()
     loaded = peftctl.load(options.run)
     choices = loaded.run.recipe.eval.choices or ()
-    train, held_out = read(loaded.run.recipe)
+    learned, measured_on = read(loaded.run.recipe)
+    train, held_out = list(learned.examples), list(measured_on.examples if measured_on else ())
     truth = answers(held_out, choices)
     table = {
         "majority": majority(truth, choices),

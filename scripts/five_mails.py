@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import peftctl
-from peftctl.data.encode import read
+from peftctl.data.sources import held_out
 from peftctl.example import Conversation
 from peftctl.quiet import no_progress_bars, quiet_libraries
 
@@ -19,7 +19,7 @@ def main(run: Path) -> None:
     quiet_libraries()
     no_progress_bars()
     loaded = peftctl.load(run)
-    rows = read(loaded.run.recipe)[1]
+    rows = held_out(loaded.run.recipe)
     for row in rows[:: len(rows) // SHOWN][:SHOWN]:
         assert isinstance(row.example, Conversation)
         *asked, answer = row.example.turns
