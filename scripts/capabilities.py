@@ -88,7 +88,7 @@ def _try(  # noqa: PLR0913 - what a cell is
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, save_embedding_layers=False)
         read = adapter.reload(model, Path(folder))
-    adapter.compare(trained, adapter.logits(read, inputs), sizes["num_hidden_layers"])
+    adapter.compare(trained, adapter.logits(read, inputs))
     read.generate(**inputs, max_new_tokens=2, do_sample=False)
     if merge:
         merged = read.merge_and_unload()

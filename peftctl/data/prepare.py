@@ -60,16 +60,16 @@ def open_rows(recipe: Recipe, note: Note, *, weights: bool = True) -> Opened:
     """
     recipe = sources.resolve(recipe, note)
     sides = None if recipe.data.streaming else check(recipe, note)
+    if (written := recipe.data.template) is not None:
+        text = template.read(written, recipe.path(written))
+        recipe = recipe.with_settings("data", "from the file", template=text)
     base = locate(recipe, note, weights=weights)
     config, tokenizer = load.load_config(base, recipe.model), load.load_tokenizer(base, recipe.model)
     taken = METHODS[recipe.method.name].positions(recipe.method)
     longest = load.longest_row(config, tokenizer, recipe.data.max_length, taken)
     recipe = resolve.resolve_model(recipe, name=base.name, commit=base.commit, max_length=longest)
     data = recipe.data
-    if data.template is not None:
-        text = template.read(data.template, recipe.path(data.template))
-        recipe = recipe.with_settings("data", "from the file", template=text)
-    template.choose(tokenizer, recipe.data.template, base.name)
+    template.choose(tokenizer, data.template, base.name)
     encoding = Encoding(TASKS[recipe.task.name], tokenizer, longest, data.learn, data.overlong)
     return Opened(recipe, base, config, encoding, sides)
 

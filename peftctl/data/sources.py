@@ -154,9 +154,10 @@ def resolve(recipe: Recipe, note: Note = lambda _: None) -> Recipe:
 
 def _pin(where: Where, source: RowSettings) -> str:
     """The SHA-256 of the source's file. Raises DataError where it cannot be read, or is pinned to another."""
-    with files.open_binary(str(files.local(where.name))):
+    here = files.local(where.name)
+    with files.open_binary(str(here)):
         pass  # says what is wrong where it cannot be
-    digest = sha256(files.local(where.name))
+    digest = sha256(here)
     if source.sha256 not in (None, digest):
         raise DataError(
             f"{where.name}: is not the file that the recipe pins (SHA-256 {digest[:12]}..., pinned "

@@ -13,26 +13,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from peftctl.methods.contract import Anatomy, MethodSettings, TargetedSettings, peft
-from peftctl.methods.peft_method import PeftMethod
+from peftctl.methods.contract import Anatomy, MethodSettings, peft
+from peftctl.methods.lycoris import Lycoris, LycorisSettings
 
 
-class LokrSettings(TargetedSettings):
+class LokrSettings(LycorisSettings):
     """Settings of LoKr."""
 
     name: Literal["lokr"] = "lokr"
     rank: int = Field(
         32, ge=1, le=4096, description="Rank of the larger factor of the product.", json_schema_extra=peft("r")
-    )
-    alpha: float | None = Field(
-        None,
-        gt=0,
-        description="Scale of the update, which is multiplied by alpha / rank. Default: the rank.",
-        json_schema_extra=peft("alpha"),
     )
     factor: int = Field(
         -1,
@@ -40,37 +34,15 @@ class LokrSettings(TargetedSettings):
         description="Size of the smaller factor: a divisor of the layer's sizes, or near one. -1: near their roots.",
         json_schema_extra=peft("decompose_factor"),
     )
-    rank_dropout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Probability of dropping each row of the update, while training only.",
-        json_schema_extra=peft("rank_dropout"),
-    )
-    module_dropout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Probability of leaving out a layer's whole update, while training only.",
-        json_schema_extra=peft("module_dropout"),
-    )
 
 
 @dataclass(frozen=True)
-class Lokr(PeftMethod):
+class Lokr(Lycoris):
     name: str = "lokr"
     peft_type: str = "LOKR"
     settings: type[MethodSettings] = LokrSettings
     # PEFT's method comparison (MetaMathQA, Llama-3.2-3B) has its best LoKr run at this rate.
     learning_rate: float = 3e-3
-
-    def resolve(self, settings: Any) -> MethodSettings:
-        made: MethodSettings = settings
-        return made if settings.alpha is not None else made.model_copy(update={"alpha": float(settings.rank)})
-
-    def leaves_out(self, settings: Any) -> bool:
-        dropped: float = settings.module_dropout
-        return dropped > 0
 
     def parameters(self, settings: LokrSettings, anatomy: Anatomy) -> int:
         return sum(_layer(settings, inputs, outputs) for inputs, outputs in anatomy.targets.values())

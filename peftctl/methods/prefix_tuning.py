@@ -45,9 +45,6 @@ class PrefixTuning(PeftMethod):
     # PEFT's method comparison: 41.6 % at 5e-3 from a good start, 18.6 % at 1e-3 from a random one.
     learning_rate: float = 5e-3
 
-    def choose(self, model: Any) -> Sequence[str]:
-        return ()
-
     def config(
         self, model: Any, settings: PrefixTuningSettings, targets: Sequence[str], facts: DataFacts
     ) -> Mapping[str, Any]:

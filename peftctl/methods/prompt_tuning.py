@@ -52,9 +52,6 @@ class PromptTuning(PeftMethod):
     # best with vocabulary vectors at 1e-3 (34.3 %); higher rates were not tried there.
     learning_rate: float = 1e-2
 
-    def choose(self, model: Any) -> Sequence[str]:
-        return ()
-
     def config(
         self, model: Any, settings: PromptTuningSettings, targets: Sequence[str], facts: DataFacts
     ) -> Mapping[str, Any]:

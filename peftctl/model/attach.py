@@ -28,7 +28,7 @@ def attach(
     targets = list(anatomy.targets)
     try:
         peft_model = method.build(model, settings, targets, peft_type, facts)
-    except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:  # PEFT's ways of refusing a model
+    except (TypeError, ValueError, NotImplementedError) as error:  # PEFT's ways of refusing a model
         reason = str(error).strip().split("\n")[0]
         raise UsageError(f"method: {method.name} cannot go into {type(model).__name__}: {reason}", _able()) from error
     changed = set(getattr(peft_model, "targeted_module_names", ()))  # a method without targets has none

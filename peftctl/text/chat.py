@@ -95,23 +95,17 @@ def _all(conversation: Conversation, full: str, tokenizer: Any) -> Segments:
         if not full.startswith(span.text):
             problem = f"message {index + 1} has a weight, and the chat template writes it otherwise later on"
             raise RowFault(f"{problem}, so learn: all cannot tell it from the rest", REFUSED)
-    pieces = _row(full, spans).pieces
-    own = {(span.start, span.end) for span in spans}
-    at, made = 0, []
-    for piece in pieces:
-        end = at + len(piece.text)
-        made.append(piece if (at, end) in own else Segment(piece.text, 1.0))
-        at = end
-    return Segments(tuple(made), whole=False)
+    return _row(full, spans, rest=1.0)
 
 
-def _row(text: str, spans: Sequence[_Span]) -> Segments:
+def _row(text: str, spans: Sequence[_Span], rest: float = 0.0) -> Segments:
+    """The text in pieces: spans by their weights, what stands between them by ``rest``."""
     pieces: list[Segment] = []
     written = 0
     for span in spans:
-        pieces += [Segment(text[written : span.start]), Segment(text[span.start : span.end], span.weight)]
+        pieces += [Segment(text[written : span.start], rest), Segment(text[span.start : span.end], span.weight)]
         written = span.end
-    pieces.append(Segment(text[written:]))
+    pieces.append(Segment(text[written:], rest))
     return Segments(tuple(piece for piece in pieces if piece.text), whole=False)
 
 

@@ -96,8 +96,8 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     def warn(text: str) -> None:
         events.emit("warning", message=text)
 
-    for found in refusals(recipe):
-        raise UsageError(f"{'.'.join(found.path)}: {found.problem}; allowed: {found.allowed}")
+    if refused := [f"{'.'.join(found.path)}: {found.problem}; allowed: {found.allowed}" for found in refusals(recipe)]:
+        raise UsageError("\n".join(refused))
     task, method = TASKS[recipe.task.name], METHODS[recipe.method.name]
     events.emit("stage", name="data", detail=", ".join(str(source.path) for source in recipe.data.train))
     opened = open_rows(recipe, warn)
@@ -214,8 +214,7 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
     with publish_directory(run / "adapter") as aside:
         adapter.save(model, tokenizer, base, aside)
         session.model = adapter.reload(model, aside)
-        layers = model.config.get_text_config().num_hidden_layers
-        verified = adapter.compare(trained, _logits(session.model, inputs), layers)
+        verified = adapter.compare(trained, _logits(session.model, inputs))
     return verified
 
 

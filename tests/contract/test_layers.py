@@ -16,7 +16,7 @@ LAYERS = [
     "evaluation", "train", "generate", "run", "exporters", "console", "outcomes", "cli",
 ]  # fmt: skip
 TABLES = ("formats", "objectives", "tasks", "methods", "exporters")
-NO_MEMBERS = {"__init__", "contract", "export", "turns", "peft_method", "described"}
+NO_MEMBERS = {"__init__", "contract", "export", "turns", "peft_method", "lycoris", "described"}
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "safetensors", "huggingface_hub"}
 LIGHT = ("cli", "recipe", "methods", "tasks", "formats", "objectives", "errors", "settings", "example", "text", "data")
 
