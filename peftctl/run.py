@@ -19,7 +19,7 @@ from peftctl.evaluation.measure import Measurement
 from peftctl.example import ROLES, Turn
 from peftctl.generate import Sampling, encode_prompt, generate
 from peftctl.methods import METHODS
-from peftctl.model import identity
+from peftctl.model import attach, identity
 from peftctl.model import load as loading
 from peftctl.model import locate as located
 from peftctl.model.fast import FastPaths
@@ -43,9 +43,9 @@ class Run:
     manifest: Mapping[str, Any]
 
     @property
-    def adapter(self) -> Path:
-        """The folder that plain peft loads."""
-        return self.path / "adapter"
+    def artifact(self) -> Path:
+        """The folder of what was trained: adapter/, or model/ where the whole model was."""
+        return self.path / str(self.manifest["artifact"])
 
     def check_data(self) -> None:
         """Raises DataError where a data file has changed since training: its held-out rows may be others now."""
@@ -59,7 +59,7 @@ class Run:
     def check_intact(self) -> None:
         """Raises VerificationError naming the first file that is not what the manifest says it is."""
         recorded = self.manifest["files"]
-        found = {f"adapter/{name}": entry for name, entry in inventory(self.adapter).items()}
+        found = {f"{self.artifact.name}/{name}": entry for name, entry in inventory(self.artifact).items()}
         for name in sorted({*recorded, *found}):
             there = self.path / name
             if name not in found and there.is_file():
@@ -178,8 +178,8 @@ def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
     ``base``: where its base model is now, if not where it was. Raises UsageError where there is no finished run, or
     where its base model is not the one it was trained on.
     """
+    import torch
     from accelerate import Accelerator
-    from peft import PeftModel
 
     run = open_run(Path(path))
     run.check_intact()
@@ -187,14 +187,15 @@ def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
     found = located.locate(_with_base(run, base), lambda _: None)
     identity.check(found, run.manifest["base"])
     model = loading.load_model(found, recipe.model, task, recipe.model.dtype)
-    model = PeftModel.from_pretrained(model, run.adapter)
+    method = METHODS[recipe.method.name]
+    model = attach.load(model, method, recipe.method, run.artifact)
     accelerator = Accelerator()
     model = accelerator.prepare_model(model, evaluation_mode=True).eval()
     tokenizer = loading.load_tokenizer(found, recipe.model)
     template.choose(tokenizer, recipe.data.template, found.name)
     slices_logits = loading.forward_takes(model.get_base_model(), "logits_to_keep")
-    method = METHODS[recipe.method.name]
-    known = profile(model, task, slices_logits, method.virtual_tokens(recipe.method))
+    products = getattr(torch, recipe.model.dtype)
+    known = profile(model, task, slices_logits, products, method.virtual_tokens(recipe.method))
     fast = FastPaths(recipe.train.fast, known, method)
     tokens = recipe.train.micro_batch_tokens or 0
     collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)

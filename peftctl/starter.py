@@ -73,7 +73,12 @@ def text(answers: Answers, fmt: str, rows: int, folder: Path) -> str:
     if Path(model).expanduser().exists() and not Path(model).is_absolute():
         model = _beside(Path(model), folder)
     settings = method.resolve(method.settings(name=answers.method)).model_dump(exclude_none=True)
-    said = ", ".join(f"{key} {_plain(value)}" for key, value in settings.items() if key != "name")
+    off: tuple[object, ...] = ((), {}, "default")  # what is not done unless a recipe asks for it
+    said = ", ".join(
+        f"{key} {_plain(value)}"
+        for key, value in settings.items()
+        if key != "name" and value is not False and value not in off
+    )
     return f"""\
 # What is left out keeps its default. `peftctl check` judges this file; docs/recipe.md describes every setting.
 model: {_scalar(model)}

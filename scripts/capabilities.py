@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +13,110 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 # A family stands for what is particular about it.
 FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {},  # grouped keys
+    "llama": {},  # grouped keys, no biases
+    "qwen2": {},  # biases on queries, keys and values
     "qwen3": {"head_dim": 16},  # norms on queries and keys
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},  # tied, soft caps
-    "gpt2": {"num_key_value_heads": None, "intermediate_size": None},  # Conv1D, tied
+    "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},  # tied, local attention
+    "qwen3_moe": {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},  # experts
+    "gpt2": {"num_key_value_heads": None, "intermediate_size": None},  # Conv1D, tied, learned positions
 }
+BITS = (4, 8)
 STEPS, LENGTH, SEED = 12, 12, 0
-SETTINGS: dict[str, dict[str, Any]] = {
+
+
+def two_adapters(base: Any, folder: Path) -> dict[str, Any]:
+    """For a mixture: two LoRA adapters of random numbers on every linear layer of ``base``."""
+    import torch
+
+    from peftctl.methods import experts
+    from peftctl.model import targets
+
+    shapes = targets.resolve(base, [targets.ALL_LINEAR])
+    for name in ("first", "second"):
+        tensors = {
+            layer: (torch.randn(4, inputs), torch.randn(outputs, 4) / 10) for layer, (inputs, outputs) in shapes.items()
+        }
+        experts.write(folder / name, {"r": 4, "lora_alpha": 4}, tensors, task_type="CAUSAL_LM")
+    return {"adapters": (str(folder / "first"), str(folder / "second"))}
+
+
+# A method's settings where its defaults will not do, or what makes them of a base and a folder to write in.
+SETTINGS: dict[str, Any] = {
     "adalora": {"rank": 4}, "loha": {"rank": 4}, "lokr": {"rank": 4}, "lora": {"rank": 4},
-    "prompt_tuning": {"tokens": 6}, "p_tuning": {"tokens": 6}, "prefix_tuning": {"tokens": 6},
+    "prompt_tuning": {"tokens": 6}, "p_tuning": {"tokens": 6}, "prefix_tuning": {"tokens": 6}, "xlora": two_adapters,
+    # PEFT's own, by PEFT's names.
+    "adamss": {"r": 16, "num_subspaces": 3}, "adaption_prompt": {"adapter_len": 4}, "c3a": {"block_size": 16},
+    "cartridge": {"num_virtual_tokens": 6}, "fourierft": {"n_frequency": 200}, "gralora": {"r": 4, "alpha": 8},
+    "hira": {"r": 4}, "miss": {"r": 8}, "oft": {"oft_block_size": 8}, "peanut": {"r": 4}, "psoft": {"r": 8},
+    "pvera": {"r": 16}, "randlora": {"r": 8, "randlora_alpha": 32}, "road": {"group_size": 16}, "shira": {"r": 2},
+    "supertuning": {"sparsity": 0.9}, "tinylora": {"u": 16}, "trainable_tokens": {"token_indices": list(range(3, 40))},
+    "vblora": {"vector_length": 16, "num_vectors": 32}, "vera": {"r": 16}, "waveft": {"n_frequency": 200},
 }  # fmt: skip
 
 Verdict = str  # "yes", or why not
+YES = "yes"
 
 
-def tried(seed: int = SEED, **sizes: Any) -> dict[str, Any]:
-    """For every method: on tasks, families, quantised bases, with checkpointing, and whether it merges."""
+class NotMerged(Exception):
+    """All but merging went well. Its text says what merging did."""
+
+
+def tried(names: Iterable[str] | None = None, seed: int = SEED, **sizes: Any) -> dict[str, Any]:
+    """For every method, or those in ``names``: on tasks, families, quantised bases, in bfloat16, with checkpointing,
+    packed rows, and whether it merges.
+    """
     from peftctl.methods import METHODS
     from peftctl.tasks import TASKS
 
     found = {}
-    for method in METHODS.values():
-        cell = _cell(method, TASKS["causal_lm"], seed, {**SIZES, **sizes})
-        found[method.name] = {
-            "tasks": {task.name: _cell(method, task, seed, {**SIZES, **sizes})() for task in TASKS.values()},
-            "families": {family: cell(family=family) for family in FAMILIES},
-            "quantization": {str(bits): cell(bits=bits) for bits in (4, 8)},
-            "checkpointing": cell(checkpointing=True),
-            "merges": cell(merge=True),
+    for name in METHODS if names is None else names:
+        cell = _cell(METHODS[name], TASKS["causal_lm"], seed, {**SIZES, **sizes})
+        on = {family: cell(family=family, merge=True) for family in FAMILIES}
+        families = {family: verdict for family, (verdict, _) in on.items()}
+        home = next((family for family, verdict in families.items() if verdict == YES), next(iter(FAMILIES)))
+        others = {
+            task.name: _cell(METHODS[name], task, seed, {**SIZES, **sizes})()[0]
+            for task in TASKS.values()
+            if task.name != "causal_lm"
+        }
+        found[name] = {
+            "tasks": {"causal_lm": families[home], **others},
+            "families": families,
+            "quantization": {str(bits): cell(family=home, bits=bits)[0] for bits in BITS},
+            "bfloat16": cell(family=home, dtype="bfloat16")[0],
+            "checkpointing": cell(family=home, checkpointing=True)[0],
+            "packing": cell(family=home, packing=True)[0],
+            "merges": next(
+                (merged for verdict, merged in on.values() if verdict == YES and merged != YES), on[home][1]
+            ),
         }
     return found
 
 
-def _cell(method: Any, task: Any, seed: int, sizes: dict[str, Any]) -> Callable[..., Verdict]:
-    def run(**changes: Any) -> Verdict:
+def _cell(method: Any, task: Any, seed: int, sizes: dict[str, Any]) -> Callable[..., tuple[Verdict, Verdict]]:
+    """A function that tries the method with some changes: whether it works, and whether it merges."""
+
+    def run(**changes: Any) -> tuple[Verdict, Verdict]:
         try:
             _try(method, task, seed, sizes, **changes)
+        except NotMerged as error:
+            return YES, str(error)
         except Exception as error:
-            return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"[:160]
-        return "yes"
+            return _reason(error), _reason(error)
+        return YES, YES
 
     return run
+
+
+def _reason(error: Exception) -> Verdict:
+    """The first line of what was raised; whose it is, where it is not a message of ours."""
+    from peftctl.errors import PeftctlError
+
+    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    if not isinstance(error, PeftctlError):
+        text = f"{type(error).__name__}: {text}"
+    return text.removeprefix("method: ")[:200]
 
 
 def _try(  # noqa: PLR0913 - what a cell is
@@ -64,40 +127,71 @@ def _try(  # noqa: PLR0913 - what a cell is
     *,
     family: str = "llama",
     bits: int = 0,
+    dtype: str = "float32",
     checkpointing: bool = False,
+    packing: bool = False,
     merge: bool = False,
 ) -> None:
     import torch
 
-    from peftctl.methods import DataFacts
+    from peftctl.errors import UsageError
+    from peftctl.fast.equal import tolerance
+    from peftctl.methods import BaseName, DataFacts
     from peftctl.model import adapter, attach, targets
+    from peftctl.model.profile import profile
 
-    torch.manual_seed(seed)
-    base = _base(task, family, sizes, bits).requires_grad_(False)
-    settings = method.resolve(method.settings(**SETTINGS.get(method.name, {})))
-    wanted = method.choose(base) if settings.wanted is None else settings.wanted
-    anatomy = attach.anatomy(base, targets.resolve(base, wanted))
-    model = attach.attach(base, method, settings, anatomy, task.peft_type, DataFacts(8, 64, 32, LENGTH, STEPS))
-    if checkpointing:
-        model.get_base_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    ids = torch.randint(3, sizes["vocab_size"], (2, LENGTH))
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    _train(method, settings, model, inputs)
-    method.finish(model)
-    trained = adapter.logits(model, inputs)
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder, save_embedding_layers=False)
-        read = adapter.reload(model, Path(folder))
-    adapter.compare(trained, adapter.logits(read, inputs))
-    read.generate(**inputs, max_new_tokens=2, do_sample=False)
-    if merge:
-        merged = read.merge_and_unload()
-        difference = float((adapter.logits(merged, inputs) - trained).abs().max())
-        if difference > 1e-4 * float(trained.abs().max()):
-            raise ValueError(f"merging changes the logits by {difference:.2g}")
+        base = _base(task, family, sizes, bits, seed).requires_grad_(False).eval()
+        if dtype != "float32":
+            base = base.to(getattr(torch, dtype))
+        written = SETTINGS.get(method.name, {})
+        settings = method.resolve(method.settings(**(written(base, Path(folder)) if callable(written) else written)))
+        wanted = method.choose(base) if settings.wanted is None else settings.wanted
+        matched = targets.resolve(base, wanted, method.targetable(base))
+        anatomy = attach.anatomy(base, matched, method.beside(base, settings))
+        torch.manual_seed(seed)
+        model = attach.attach(base, method, settings, anatomy, task.peft_type, DataFacts(8, 64, 32, LENGTH, STEPS))
+        if packing:
+            known = profile(model, task, True, getattr(torch, dtype), method.virtual_tokens(settings))
+            if not known.packs:
+                raise UsageError(known.why_not)
+            return
+        if checkpointing:
+            reentrant = {"use_reentrant": False}
+            model.get_base_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs=reentrant)
+        ids = torch.randint(3, sizes["vocab_size"], (2, LENGTH))
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        _train(method, settings, model, inputs)
+        method.finish(model)
+        trained = adapter.logits(model, inputs)
+        saved = Path(folder) / "saved"
+        saved.mkdir()
+        method.save(model, settings, BaseName("base", None), saved)
+        read = adapter.reload(model, method, settings, saved)
+        depth = sizes["num_hidden_layers"] ** 0.5
+        rounding = depth * tolerance(getattr(torch, dtype)) if method.rounds(settings) else adapter.EPS
+        adapter.compare(trained, adapter.logits(read, inputs), rounding)
+        read.generate(**inputs, max_new_tokens=2, do_sample=False)
+        if merge:
+            _merge(read, inputs, trained)
 
 
-def _base(task: Any, family: str, sizes: dict[str, Any], bits: int) -> Any:
+def _merge(model: Any, inputs: Any, trained: Any) -> None:
+    from peftctl.model import adapter
+
+    if not hasattr(model, "merge_and_unload"):
+        raise NotMerged("it changes no weight, so there is nothing to merge")
+    try:
+        merged = model.merge_and_unload()
+    except Exception as error:
+        raise NotMerged(_reason(error)) from error
+    difference = float((adapter.logits(merged, inputs) - trained).abs().max())
+    if difference > 1e-4 * float(trained.abs().max()):
+        raise NotMerged(f"merging changes the logits by {difference:.2g}")
+
+
+def _base(task: Any, family: str, sizes: dict[str, Any], bits: int, seed: int) -> Any:
+    import torch
     from transformers import AutoConfig
 
     from peftctl.model import quantize
@@ -105,7 +199,11 @@ def _base(task: Any, family: str, sizes: dict[str, Any], bits: int) -> Any:
 
     chosen = {name: value for name, value in {**sizes, **FAMILIES[family]}.items() if value is not None}
     config = AutoConfig.for_model(family, **chosen)
+    torch.manual_seed(seed)
     model = task.model_class().from_config(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):  # as trained models have them: some methods multiply by them
+            torch.nn.init.normal_(parameter, std=0.02)
     if not bits:
         return model
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +219,10 @@ def _train(method: Any, settings: Any, model: Any, inputs: Any) -> None:
     import torch
 
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=max(method.learning_rate, 5e-3))
+    rate = max(method.learning_rate, 5e-3)
+    optimizer = torch.optim.AdamW(
+        [{"params": [p], "lr": rate * method.rate(settings, name)} for name, p in trained.items()]
+    )
     silent, virtual = set(trained), method.virtual_tokens(settings)
     before = _measured(model, inputs, virtual)
     model.train()

@@ -5,7 +5,6 @@ python scripts/docs.py [--check]
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from peftctl.formats import FORMATS
 from peftctl.methods import METHODS
+from peftctl.methods.described import COLUMNS, refused, row
 from peftctl.recipe.json_schema import EXTENDS, json_schema
 from peftctl.recipe.schema import NEEDED, OUTPUT, SECTIONS, EvalSource, Source
 from peftctl.settings import Settings
@@ -50,9 +50,21 @@ METHODS_INTRODUCTION = """\
 
 What each method was seen to do with peft {peft} and transformers {transformers}: `scripts/tables.py` builds every cell
 on a tiny random model, trains it, saves it, reads it back and compares, and generates. `check` and `train` refuse what
-is *no* here, with the reason. llama stands for grouped keys, qwen3 for norms on queries and keys, gemma2 for tied
-embeddings and soft caps, gpt2 for transposed layers. What is trained is float32 whatever the base is. QLoRA is `lora`
-with `model.quantization` ([recipe](../recipes/methods/qlora.yaml)), and other methods take it where *4 bit* says yes.
+is *no* here, with the reason; `scripts/proofs matrix` tries all of it again with other seeds and sizes. What is trained
+is float32 whatever the base is. QLoRA, `method: qlora`, is `lora` with `model.quantization`
+([recipe](../recipes/methods/qlora.yaml)), and other methods take that where *4 bit* says yes.
+
+| family | stands for |
+|---|---|
+| `llama` | grouped keys, no biases |
+| `qwen2` | biases on queries, keys and values |
+| `qwen3` | norms on queries and keys |
+| `gemma2` | tied embeddings, soft caps |
+| `gemma3_text` | tied embeddings, local attention |
+| `qwen3_moe` | experts in one parameter |
+| `gpt2` | transposed layers (Conv1D), learned positions, tied embeddings |
+
+Where `packing` says no, rows are padded instead, and the result is the same.
 
 """
 
@@ -102,30 +114,20 @@ def recipe_page() -> str:
 def methods_page() -> str:
     """docs/methods.md: each method's formula, paper, settings and what it was seen to work on."""
     seen = table("capabilities")
-    families = list(next(iter(seen["methods"].values()))["families"])
     parts = [METHODS_INTRODUCTION.format(**{key: seen[key] for key in ("peft", "transformers")})]
-    head = ["method", "kind", *families, "4 bit", "8 bit", "checkpointing", "merges"]
+    head = ["method", "kind", *COLUMNS]
     parts.append(f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n")
     for name, able in seen["methods"].items():
-        cells = [*(able["families"][family] for family in families), *able["quantization"].values()]
-        cells += [able["checkpointing"], able["merges"]]
-        said = ["yes" if cell == "yes" else "no" for cell in cells]
-        parts.append(f"| [`{name}`](#{name}) | {METHODS[name].category} | {' | '.join(said)} |\n")
+        parts.append(f"| [`{name}`](#{name}) | {METHODS[name].category} | {' | '.join(row(able))} |\n")
     for name, method in METHODS.items():
-        words = inspect.cleandoc(sys.modules[type(method).__module__].__doc__ or "")
-        parts.append(f"\n## {name}\n\n{words}\n\nDefault learning rate: {method.learning_rate:g}. ")
-        parts.append(f"Recipe: [recipes/methods/{name}.yaml](../recipes/methods/{name}.yaml).\n\n")
+        parts.append(f"\n## {name}\n\n{method.words}\n\nDefault learning rate: {method.learning_rate:g}.")
+        if (ROOT / "recipes" / "methods" / f"{name}.yaml").exists():
+            parts.append(f" Recipe: [recipes/methods/{name}.yaml](../recipes/methods/{name}.yaml).")
+        parts.append("\n\n")
         parts += _table(method.settings, name)
-        for what, verdict in _refused(seen["methods"][name]):
-            parts.append(f"\nNot on {what}: {verdict}.\n")
+        for what, verdict in refused(seen["methods"][name]):
+            parts.append(f"\nNot {what}: {verdict}.\n")
     return "".join(parts)
-
-
-def _refused(able: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    cells = [*able["families"].items(), *((f"{bits} bit", said) for bits, said in able["quantization"].items())]
-    for what, verdict in [*cells, ("gradient checkpointing", able["checkpointing"])]:
-        if verdict != "yes":
-            yield what, verdict.rstrip(".")
 
 
 def _inner(settings: type[Settings]) -> Iterator[tuple[str, type[Settings]]]:

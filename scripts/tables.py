@@ -3,7 +3,7 @@
     python scripts/tables.py [--check]
 
 model_types   for each task, the model types that transformers has a class for
-peft_configs  for each method, PEFT's config class: every field's type and default
+peft_configs  for each method, PEFT's config class: every field's type and default; help too where we have no class
 capabilities  for each method, on which tasks, families, quantised bases it was built on a tiny model, trained and read
               back equal; whether with gradient checkpointing; whether it merges (scripts/capabilities.py)
 """
@@ -11,8 +11,12 @@ capabilities  for each method, on which tasks, families, quantised bases it was 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import sys
+import types
+import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +54,25 @@ def model_types() -> dict[str, Any]:
 
 
 def peft_configs() -> dict[str, Any]:
+    """Of PEFT's own methods settings are made by this table: it has each field's place, type and help too."""
     import peft
 
     from peftctl.methods import METHODS
+    from peftctl.methods.generic import Generic
+    from peftctl.methods.generic_limits import why_not
 
     configs = {}
     for method in METHODS.values():
+        if not method.peft_type:
+            continue
         config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(method.peft_type)]
-        configs[method.name] = {
-            field.name: {"type": str(field.type), "default": _default(field)}
-            for field in dataclasses.fields(config_class)
-        }
+        hints = typing.get_type_hints(config_class)
+        configs[method.name] = fields = {}
+        for at, field in enumerate(dataclasses.fields(config_class)):
+            fields[field.name] = {"type": _written(field.type), "default": _default(field)}
+            if isinstance(method, Generic) and not why_not(method.name, field.name):
+                kind = _choices().get((method.name, field.name)) or _type(hints[field.name])
+                fields[field.name] |= {"at": at, "type": kind, "help": _help(field)}
     return {"peft": peft.__version__, "methods": configs}
 
 
@@ -79,6 +91,50 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     value = getattr(value, "value", value)
     plain = value is None or isinstance(value, bool | int | float | str | list | dict)
     return value if plain else None if value is dataclasses.MISSING else str(value)
+
+
+def _written(hint: Any) -> str:
+    """A type as PEFT writes it, alternatives in our order: theirs is that of whoever first made an equal union."""
+    if typing.get_origin(hint) is not typing.Union:
+        return str(hint)
+    within = sorted(typing.get_args(hint), key=lambda each: (each is type(None), str(each)))
+    return " | ".join(map(_type, within))
+
+
+def _type(hint: Any) -> str:
+    """A type in one spelling: alternatives between bars, ``Literal[...]`` for words."""
+    origin, within = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(dict.fromkeys(_type(each) for each in within))
+    if origin is typing.Literal:
+        return _literal(within)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return _literal([each.value for each in hint])
+    if origin in (list, dict):
+        return f"{origin.__name__}[{', '.join(map(_type, within))}]"
+    return "None" if hint is type(None) else str(hint.__name__)
+
+
+def _literal(words: Sequence[str]) -> str:
+    return f"Literal[{', '.join(map(repr, words))}]"
+
+
+def _choices() -> dict[tuple[str, str], str]:
+    """Fields that PEFT declares as any text and takes few words for."""
+    from peft.tuners.waveft.wavelet import _WAVELET_COEFFS
+    from transformers.activations import ACT2FN
+
+    return {
+        ("peanut", "act_fn"): _literal(sorted(ACT2FN)),
+        ("tinylora", "init_weights"): f"bool | {_literal(['uniform'])}",
+        ("road", "variant"): _literal(["road_1", "road_2", "road_4"]),
+        ("waveft", "wavelet_family"): _literal(sorted(_WAVELET_COEFFS)),
+    }
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    said = field.metadata.get("help", "")
+    return " ".join(("".join(said) if isinstance(said, tuple) else str(said)).split())
 
 
 if __name__ == "__main__":

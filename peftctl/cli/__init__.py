@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from peftctl import __version__
-from peftctl.cli import data, methods, recipes, runs, train
+from peftctl.cli import data, inspect, methods, recipes, runs, train
 
 app = typer.Typer(
     name="peftctl",
@@ -27,6 +27,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "schema": recipes.schema,
     "init": recipes.init,
     "data": data.data,
+    "inspect": inspect.inspect,
     "methods": methods.methods,
     "cache": data.cache,
     "eval": runs.evaluate,

@@ -20,6 +20,8 @@ def methods(
     """Show the fine-tuning methods, and what each was seen to work on with the pinned versions."""
     from peftctl import console
     from peftctl.methods import METHODS
+    from peftctl.methods.described import COLUMNS, described, refused, row
+    from peftctl.methods.presets import PRESETS
     from peftctl.tables import table
 
     seen: dict[str, Any] = table("capabilities")["methods"]
@@ -30,22 +32,12 @@ def methods(
         console.say_json({"versions": {key: table("capabilities")[key] for key in ("peft", "transformers")}, **seen})
         return
     if name is not None:
-        from peftctl.methods.described import described
-
         console.say(described(METHODS[name]))
-    families = list(next(iter(seen.values()))["families"])
-    rows = []
-    for method, able in seen.items():
-        cells = [*(able["families"][family] for family in families), *able["quantization"].values()]
-        cells += [able["checkpointing"], able["merges"]]
-        rows.append([method, METHODS[method].category, *("yes" if cell == "yes" else "no" for cell in cells)])
-    console.table(["", "kind", *families, "4 bit", "8 bit", "checkpointing", "merges"], rows)
+    rows = [[method, METHODS[method].category, *row(able)] for method, able in seen.items()]
+    console.table(["", "kind", *COLUMNS], rows)
     if name is not None:
-        for what, cell in _cells(seen[name]):
-            if cell != "yes":
-                console.say(f"{what}: {cell}")
-
-
-def _cells(able: dict[str, Any]) -> list[tuple[str, str]]:
-    found = [*able["families"].items(), *((f"{bits} bit", said) for bits, said in able["quantization"].items())]
-    return [*found, ("checkpointing", able["checkpointing"]), ("merges", able["merges"])]
+        for what, why in refused(seen[name]):
+            console.say(f"{what}: {why}")
+    else:
+        for preset, spelled in PRESETS.items():
+            console.say(f"{preset}: {spelled.method} with {', '.join(spelled.settings)}")

@@ -22,7 +22,7 @@ class Adapter:
         return "" if run.manifest["artifact"] == "adapter" else "the run trained the model itself, not an adapter"
 
     def write(self, run: Run, folder: Path) -> None:
-        shutil.copytree(run.adapter, folder, dirs_exist_ok=True)
+        shutil.copytree(run.artifact, folder, dirs_exist_ok=True)
 
     def verify(self, run: Run, folder: Path) -> Mapping[str, Any]:
         """Every file is, byte for byte, the one whose reload gave the trained model's logits."""
@@ -32,7 +32,7 @@ class Adapter:
             if name.startswith("adapter/")
         }
         if inventory(folder) != recorded:
-            raise VerificationError(f"{run.adapter} is not what the run's manifest says it is; nothing was published")
+            raise VerificationError(f"{run.artifact} is not what the run's manifest says it is; nothing was published")
         return {"verified": "yes", "reload": run.manifest["verified"]["reload"]}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, JsonValue
@@ -36,9 +37,14 @@ def peft(field: str) -> dict[str, JsonValue]:
 
 
 class MethodSettings(Settings):
-    """What every method has: its name."""
+    """What every method has: its name.
+
+    ``needed`` names the settings that a recipe must say, ``paths`` those that are lists of paths, looked up beside it.
+    """
 
     shorthand: ClassVar[str] = "name"
+    needed: ClassVar[tuple[str, ...]] = ()
+    paths: ClassVar[tuple[str, ...]] = ()
 
     name: str
 
@@ -72,12 +78,14 @@ class Anatomy:
     """What counts a method's parameters: each target's (inputs, outputs), and the sizes of the model around them.
 
     ``width`` of the hidden vectors, ``layers``, and ``key_width``, of all keys (or values) of a layer together.
+    ``beside``: the shapes of those of the model's parameters that the method trains or adapts beside its targets.
     """
 
     targets: Mapping[str, tuple[int, int]]
     width: int
     layers: int
     key_width: int
+    beside: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,8 +103,20 @@ class DataFacts:
     steps: int
 
 
+@dataclass(frozen=True)
+class BaseName:
+    """What an adapter says of the model it was trained on: a hub id with its ``commit``, or a folder."""
+
+    name: str
+    commit: str | None
+
+
 class Method(Protocol):
-    """A parameter-efficient fine-tuning method."""
+    """A way of fine-tuning.
+
+    What ``build`` and ``load`` return is PEFT's model, or one with the same ``get_base_model``, ``disable_adapter`` and
+    ``generate``.
+    """
 
     @property
     def name(self) -> str:
@@ -114,9 +134,20 @@ class Method(Protocol):
     def artifact(self) -> Literal["adapter", "model"]:
         """What a run of it leaves."""
 
+    def loads_with(self, settings: Any) -> Literal["peft", "peftctl", "transformers"]:
+        """What opens the folder that it saves."""
+
     @property
     def category(self) -> Literal["addition", "selection", "reparameterisation"]:
         """What kind of method it is, in the words of Lialin et al. 2023 (https://arxiv.org/abs/2303.15647)."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Those of its settings that are lists of paths."""
+
+    @property
+    def words(self) -> str:
+        """What it is, with its formula and paper, in a few lines."""
 
     @property
     def learning_rate(self) -> float:
@@ -128,11 +159,56 @@ class Method(Protocol):
     def choose(self, model: Any) -> Sequence[str]:
         """Its own choice of targets in ``model``, as a recipe would write them: for settings that leave it open."""
 
+    def targetable(self, model: Any) -> Mapping[str, tuple[int, int]] | None:
+        """The modules that ``targets`` may name, with (inputs, outputs); None for every linear layer."""
+
+    def narrow(
+        self, model: Any, settings: Any, matched: Mapping[str, tuple[int, int]]
+    ) -> Mapping[str, tuple[int, int]]:
+        """Those of the ``matched`` targets that the other settings leave.
+
+        Raises UsageError where they leave none, or the settings do not go with ``model``.
+        """
+
+    def beside(self, model: Any, settings: Any) -> Mapping[str, tuple[int, ...]]:
+        """Those of the model's own parameters that are trained or adapted beside the targets, with their shapes.
+
+        Raises UsageError where the settings name some that are not there.
+        """
+
+    def built_on(self, settings: Any) -> Sequence[str]:
+        """Folders of other runs or adapters that it is made of, whose base must be the recipe's."""
+
     def build(self, model: Any, settings: Any, targets: Sequence[str], peft_type: str, facts: DataFacts) -> Any:
         """Put the method into ``model`` at exactly ``targets`` (full module names); returns the PEFT model.
 
         Raises UsageError where the settings do not go with the model or the data.
         """
+
+    def trains_own_layers(self, settings: Any) -> bool:
+        """Whether some of what is trained are parameters of the model's own layers. Those are float32 then, in a model
+        that may be bfloat16, and autocast must bring their products back to it."""
+
+    def rate(self, settings: Any, name: str) -> float:
+        """What the learning rate is multiplied by for the trained parameter ``name``."""
+
+    def save(self, model: Any, settings: Any, base: BaseName, folder: Path) -> None:
+        """Write what was trained into the empty ``folder``."""
+
+    def load(self, model: Any, settings: Any, folder: Path) -> Any:
+        """Put what ``save`` wrote into ``model``, a base as it comes; returns the same as ``build``, not trained."""
+
+    def start_from(self, model: Any, settings: Any, folder: Path) -> None:
+        """Give ``model``, just built, the values that another run of the method saved in ``folder``.
+
+        Raises UsageError where they are none of this method's, or of other shapes.
+        """
+
+    def rounds(self, settings: Any) -> bool:
+        """Whether what is saved is another form of what was trained, equal to it but for rounding."""
+
+    def clash(self, settings: Any, bits: int) -> tuple[str, str, str] | None:
+        """The setting that does not go with a base quantised to ``bits``, why, and what goes; None where all do."""
 
     def parameters(self, settings: Any, anatomy: Anatomy) -> int:
         """How many parameters it trains, by formula."""

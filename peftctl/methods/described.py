@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from peftctl.methods.contract import Method
 
 
 def described(method: Method) -> str:
     """What the method is, with its formula and paper, and every setting with its default."""
-    text = inspect.cleandoc(sys.modules[type(method).__module__].__doc__ or "")
+    text = method.words
     lines = [
         f"  {name} = {default(declared)}" for name, declared in method.settings.model_fields.items() if name != "name"
     ]
@@ -23,3 +23,39 @@ def default(declared: object) -> str:
     if value is None:
         return "(see docs/recipe.md)"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+COLUMNS = ("families", "4 bit", "8 bit", "bfloat16", "checkpointing", "packing", "merges")
+YES = "yes"
+
+
+def row(able: Mapping[str, Any]) -> list[str]:
+    """What a method was seen to do, by the table of capabilities, in a word for each of ``COLUMNS``."""
+    families: Mapping[str, str] = able["families"]
+    works = [family for family, said in families.items() if said == YES]
+    if len(works) == len(families):
+        on = "all"
+    elif 2 * len(works) > len(families):
+        on = "all but " + ", ".join(family for family in families if family not in works)
+    else:
+        on = ", ".join(works) or "none"
+    return [on, *("yes" if said == YES else "no" for what, said in cells(able) if what not in families)]
+
+
+def cells(able: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Everything that a method was tried on, and "yes" or why not."""
+    yield from able["families"].items()
+    for bits, said in able["quantization"].items():
+        yield f"{bits} bit", said
+    for what in ("bfloat16", "checkpointing", "packing", "merges"):
+        yield what, able[what]
+
+
+def refused(able: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What it does not do, and why: what has the same reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for what, said in cells(able):
+        if said != YES:
+            by_reason.setdefault(said.rstrip("."), []).append(what)
+    for reason, places in by_reason.items():
+        yield ", ".join(places), reason

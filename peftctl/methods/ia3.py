@@ -38,7 +38,7 @@ class Ia3Settings(MethodSettings):
     targets: Targets | None = Field(
         None,
         description="Which layers are scaled, as for LoRA. Default: keys, values and the second layer of each "
-        "feed-forward block, as the paper has it.",
+        "feed-forward block, as the paper has it; keys and values alone where that block is experts in one parameter.",
     )
     feedforward: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
         None,
@@ -61,9 +61,13 @@ class Ia3(PeftMethod):
     learning_rate: float = 3e-3
 
     def choose(self, model: Any) -> Sequence[str]:
-        """Keys, values and second feed-forward layers. Raises UsageError where the model calls them something else."""
+        """Keys, values and second feed-forward layers, but for those that are experts in one parameter.
+
+        Raises UsageError where the model calls them something else.
+        """
         names = _linear(model)
-        for wanted in (KEYS_AND_VALUES, FEED_FORWARD):
+        experts = any(parameter.dim() == 3 for parameter in model.parameters())
+        for wanted in (KEYS_AND_VALUES,) if experts else (KEYS_AND_VALUES, FEED_FORWARD):
             if not any(wanted.search(name) for name in names):
                 raise UsageError(
                     f"method.targets: ia3 does not know the keys, values and feed-forward layers of "

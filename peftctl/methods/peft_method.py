@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from peftctl.methods.contract import Anatomy, DataFacts, LowRank, MethodSettings
+from peftctl.atomic import write_json
+from peftctl.methods import continued
+from peftctl.methods.contract import Anatomy, BaseName, DataFacts, LowRank, MethodSettings
+
+CONFIG = "adapter_config.json"
+SETS = ("target_modules", "feedforward_modules", "modules_to_save", "target_parameters")
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,15 @@ class PeftMethod:
     learning_rate: float
     category: Literal["addition", "selection", "reparameterisation"] = "reparameterisation"
     artifact: Literal["adapter", "model"] = "adapter"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return self.settings.paths
+
+    @property
+    def words(self) -> str:
+        """What its module says of itself."""
+        return inspect.cleandoc(sys.modules[type(self).__module__].__doc__ or "")
 
     @property
     def penalty(self) -> Callable[[Any], Any] | None:
@@ -49,6 +67,65 @@ class PeftMethod:
 
     def parameters(self, settings: Any, anatomy: Anatomy) -> int:
         raise NotImplementedError
+
+    def loads_with(self, settings: Any) -> Literal["peft", "peftctl", "transformers"]:
+        return "peft"
+
+    def targetable(self, model: Any) -> Mapping[str, tuple[int, int]] | None:
+        return None
+
+    def narrow(
+        self, model: Any, settings: Any, matched: Mapping[str, tuple[int, int]]
+    ) -> Mapping[str, tuple[int, int]]:
+        return matched
+
+    def clash(self, settings: Any, bits: int) -> tuple[str, str, str] | None:
+        return None
+
+    def beside(self, model: Any, settings: Any) -> Mapping[str, tuple[int, ...]]:
+        return {}
+
+    def built_on(self, settings: Any) -> Sequence[str]:
+        return ()
+
+    def trains_own_layers(self, settings: Any) -> bool:
+        return False
+
+    def rate(self, settings: Any, name: str) -> float:
+        return 1.0
+
+    def rounds(self, settings: Any) -> bool:
+        return False
+
+    def save(self, model: Any, settings: Any, base: BaseName, folder: Path) -> None:
+        """As plain PEFT loads it, with the base named as plain PEFT needs it."""
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = base.name
+            config.revision = base.commit
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        _sort_sets(folder / CONFIG)
+
+    def load(self, model: Any, settings: Any, folder: Path) -> Any:
+        import torch
+        from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+
+        if not self.trains_own_layers(settings):
+            return PeftModel.from_pretrained(model, folder)
+        # PEFT reads copies of the model's own layers in the model's dtype; they were trained in float32.
+        peft_model = PeftModel.from_pretrained(model, folder, is_trainable=True)
+        for parameter in peft_model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.float32)
+        set_peft_model_state_dict(peft_model, load_peft_weights(str(folder), device="cpu"))
+        return peft_model.requires_grad_(False).eval()
+
+    def start_from(self, model: Any, settings: Any, folder: Path) -> None:
+        from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+        continued.check_config(model, folder / CONFIG, self.name)
+        weights = load_peft_weights(str(folder), device="cpu")
+        continued.check_tensors(weights, get_peft_model_state_dict(model, save_embedding_layers=False), folder)
+        set_peft_model_state_dict(model, weights)
 
     def virtual_tokens(self, settings: Any) -> int:
         return 0
@@ -81,3 +158,12 @@ def transposed(model: Any, targets: Sequence[str]) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(model.get_submodule(name), Conv1D) for name in targets)
+
+
+def _sort_sets(path: Path) -> None:
+    """Names that PEFT keeps as a set come in another order in every process; the same run leaves the same bytes."""
+    config = json.loads(path.read_text("utf-8"))
+    for key in SETS:
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    write_json(path, config)

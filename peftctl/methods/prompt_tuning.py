@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from peftctl.errors import UsageError
-from peftctl.methods.contract import Anatomy, DataFacts, MethodSettings, peft
+from peftctl.methods import start_text
+from peftctl.methods.contract import Anatomy, BaseName, DataFacts, MethodSettings, peft
 from peftctl.methods.peft_method import PeftMethod
 
 
@@ -36,7 +37,11 @@ class PromptTuningSettings(MethodSettings):
         description="What the vectors are at the start: embeddings of tokens drawn from the vocabulary, those of "
         "`text`, or random numbers, which lie far from any word and learn slowly.",
     )
-    text: str | None = Field(None, min_length=1, description="With `init: text`, the text to start from.")
+    text: str | None = Field(
+        None,
+        min_length=1,
+        description="With `init: text`, the text to start from, at most `tokens` long; a shorter one is repeated.",
+    )
 
 
 INITS = {"vocabulary": "SAMPLE_VOCAB", "text": "TEXT", "random": "RANDOM"}
@@ -55,10 +60,10 @@ class PromptTuning(PeftMethod):
     def config(
         self, model: Any, settings: PromptTuningSettings, targets: Sequence[str], facts: DataFacts
     ) -> Mapping[str, Any]:
-        if (settings.text is not None) != (settings.init == "text"):
-            raise UsageError("method.text: is what `init: text` starts from, and needed there alone")
+        start_text.check(settings.init, settings.text)
         fields: dict[str, Any] = {"prompt_tuning_init": INITS[settings.init]}
-        if settings.init == "text":
+        if settings.text is not None:
+            start_text.ids(model, settings.text, settings.tokens)  # PEFT would cut what does not fit
             fields |= {"prompt_tuning_init_text": settings.text, "tokenizer_name_or_path": model.config._name_or_path}
         return fields
 
@@ -68,6 +73,12 @@ class PromptTuning(PeftMethod):
     def virtual_tokens(self, settings: Any) -> int:
         count: int = settings.tokens
         return count
+
+    def save(self, model: Any, settings: Any, base: BaseName, folder: Path) -> None:
+        for config in model.peft_config.values():
+            if config.tokenizer_name_or_path:  # by the base's name, as others have it, and not where it lies here
+                config.tokenizer_name_or_path = base.name
+        super().save(model, settings, base, folder)
 
 
 METHOD = PromptTuning()

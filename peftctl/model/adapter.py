@@ -1,34 +1,26 @@
-"""An adapter folder that plain peft loads, and the check that it holds what was trained."""
+"""What a run leaves as a folder, and the check that it holds what was trained."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftctl.atomic import write_json, write_text
+from peftctl.atomic import write_text
 from peftctl.errors import VerificationError
+from peftctl.methods import BaseName, Method, MethodSettings
+from peftctl.model import attach
 from peftctl.model.locate import Base
 
+EPS = 2.0**-23  # float32's
 
-def save(peft_model: Any, tokenizer: Any, base: Base, folder: Path) -> None:
-    """Write the adapter and the tokenizer with its chat template. The config names the base as plain peft needs it."""
-    for config in peft_model.peft_config.values():
-        config.base_model_name_or_path = base.name
-        config.revision = base.commit
-    peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    _sort_targets(folder / "adapter_config.json")
+
+def save(model: Any, method: Method, settings: MethodSettings, tokenizer: Any, base: Base, folder: Path) -> None:
+    """Write what the method trained, and the tokenizer with its chat template."""
+    method.save(model, settings, BaseName(base.name, base.commit), folder)
     tokenizer.save_pretrained(folder)
-    write_text(folder / "README.md", _card(base))
-
-
-def _sort_targets(path: Path) -> None:
-    """PEFT keeps targets as a set, whose order differs from process to process; the same run leaves the same bytes."""
-    config = json.loads(path.read_text("utf-8"))
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"] = sorted(config["target_modules"])
-    write_json(path, config)
+    write_text(folder / "README.md", _card(base, method.artifact, method.loads_with(settings)))
 
 
 def logits(model: Any, inputs: Mapping[str, Any]) -> Any:
@@ -40,14 +32,15 @@ def logits(model: Any, inputs: Mapping[str, Any]) -> Any:
         return model(**{**inputs, "use_cache": False}).logits.float()
 
 
-def reload(peft_model: Any, folder: Path) -> Any:
-    """The base model of ``peft_model`` with the adapter from ``folder`` in place of the one it had."""
-    from peft import PeftModel
-
-    base_model = _bare(peft_model.get_base_model())
+def reload(model: Any, method: Method, settings: MethodSettings, folder: Path) -> Any:
+    """The base of ``model`` with what the method saved in ``folder`` in place of what it had."""
+    base_model = _bare(model.get_base_model())
     if hasattr(base_model, "peft_config"):
         del base_model.peft_config  # peft would warn of a second adapter
-    return PeftModel.from_pretrained(base_model, folder)
+    for parameter in base_model.parameters():
+        if parameter.requires_grad:  # what was trained is to come from the folder, or be missed
+            parameter.requires_grad_(False).data.fill_(math.nan)
+    return attach.load(base_model, method, settings, folder)
 
 
 def _bare(base_model: Any) -> Any:
@@ -56,40 +49,66 @@ def _bare(base_model: Any) -> Any:
     PEFT's ``unload`` does so by the way of merging, which some methods refuse on quantised layers.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
 
+    outer = ""
     for name, module in list(base_model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
+        if outer and name.startswith(f"{outer}."):  # experts are wrapped once for each of their weights
+            continue
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            outer = name
+            own = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.get_base_layer()
             parent, _, last = name.rpartition(".")
-            setattr(base_model.get_submodule(parent), last, module.get_base_layer())
+            setattr(base_model.get_submodule(parent), last, own)
     return base_model
 
 
-def compare(trained: Any, reloaded: Any) -> dict[str, float]:
-    """How far two logit tensors are apart, and the most that rounding may do: one unit in the largest logit's place.
+def compare(trained: Any, reloaded: Any, rounding: float = EPS) -> dict[str, float]:
+    """How far two logit tensors are apart, and the most that rounding may do, ``rounding`` of the largest logit: one
+    unit in its last place, unless what was saved is another form of what was trained.
 
     Raises VerificationError where they are further apart.
     """
-    import torch
-
     difference = float((trained - reloaded).abs().max())
-    tolerance = float(torch.finfo(torch.float32).eps * trained.abs().max())
+    tolerance = float(rounding * trained.abs().max())
     if not difference <= tolerance:
         raise VerificationError(
-            f"the saved adapter does not give the trained model's logits: they differ by {difference:.3g}, "
+            f"what was saved does not give the trained model's logits: they differ by {difference:.3g}, "
             f"where rounding explains {tolerance:.3g}; nothing was published"
         )
     return {"max_difference": difference, "tolerance": tolerance}
 
 
-def _card(base: Base) -> str:
+CARDS = {
+    "peft": """\
+To load it without peftctl:
+
+```python
+from peft import AutoPeftModelForCausalLM
+
+model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")
+```
+""",
+    "transformers": """\
+To load it without peftctl:
+
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+```
+""",
+    "peftctl": """\
+Plain peft cannot load it. `peftctl.load("path/to/the/run")` does, in Python, and the run's folder is above this one.
+""",
+}
+
+
+def _card(base: Base, artifact: str, loads_with: str) -> str:
     at = f", revision {base.commit}" if base.commit else ""
     named = f"{base.source.name} (as a plain folder: {base.name})" if base.source else base.name
     return (
-        "# Adapter\n\n"
+        f"# {artifact.capitalize()}\n\n"
         f"Trained by peftctl on {named}{at}. The run's manifest.json says on what data, with which method and\n"
-        "settings, and what was measured. To load it without peftctl:\n\n"
-        "```python\n"
-        "from peft import AutoPeftModelForCausalLM\n\n"
-        'model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")\n'
-        "```\n"
+        f"settings, and what was measured. {CARDS[loads_with]}"
     )

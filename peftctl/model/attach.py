@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from peftctl.errors import UsageError, VerificationError
 from peftctl.methods import Anatomy, DataFacts, Method, MethodSettings
 from peftctl.tables import table
+
+MIXED = "peftctl_mixed"
 
 
 def attach(
@@ -25,19 +29,21 @@ def attach(
     """
     import torch
 
-    targets = list(anatomy.targets)
+    targets, dtype = list(anatomy.targets), model.dtype
     try:
         peft_model = method.build(model, settings, targets, peft_type, facts)
     except (TypeError, ValueError, NotImplementedError) as error:  # PEFT's ways of refusing a model
         reason = str(error).strip().split("\n")[0]
         raise UsageError(f"method: {method.name} cannot go into {type(model).__name__}: {reason}", _able()) from error
     changed = set(getattr(peft_model, "targeted_module_names", ()))  # a method without targets has none
-    if changed != set(targets):
-        odd = sorted(changed ^ set(targets))
+    beside = {name for name in changed if any(key.startswith(f"{name}.") for key in anatomy.beside)}
+    if odd := sorted((changed ^ set(targets)) - beside):
         raise VerificationError(f"method: {method.name} was not put where it was meant to go: {', '.join(odd[:5])}")
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
+    if method.trains_own_layers(settings):
+        products_in(dtype, peft_model.get_base_model())
     found, expected = trainable(peft_model), method.parameters(settings, anatomy)
     if found != expected:
         raise VerificationError(f"method: {method.name} trains {found} parameters, where its formula gives {expected}")
@@ -53,13 +59,46 @@ def _able() -> str:
     )
 
 
-def anatomy(model: Any, targets: Mapping[str, tuple[int, int]]) -> Anatomy:
-    """What the method's formula is told of ``model``, by its config."""
+def load(model: Any, method: Method, settings: MethodSettings, folder: Path) -> Any:
+    """``model``, a base as it comes, with what the method saved in ``folder``."""
+    dtype = model.dtype
+    peft_model = method.load(model, settings, folder)
+    if method.trains_own_layers(settings):
+        products_in(dtype, peft_model.get_base_model())
+    return peft_model
+
+
+def products_in(dtype: Any, model: Any) -> None:
+    """Have the forward pass multiply in ``dtype`` although some of the model's own parameters are float32."""
+    import torch
+
+    if dtype == torch.float32 or getattr(model.forward, MIXED, False):
+        return
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if type(module).__name__.endswith("Norm") and len({parameter.dtype for parameter in own}) > 1:
+            for parameter in own:  # a norm multiplies in one dtype
+                parameter.data = parameter.data.to(torch.float32)
+    plain = model.forward
+
+    @functools.wraps(plain)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(model.device.type, dtype):
+            return plain(*args, **kwargs)
+
+    setattr(forward, MIXED, True)
+    model.forward = forward
+
+
+def anatomy(
+    model: Any, targets: Mapping[str, tuple[int, int]], beside: Mapping[str, tuple[int, ...]] | None = None
+) -> Anatomy:
+    """What the method's formula is told of ``model``, by its config, and of what it trains ``beside`` its targets."""
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    heads = getattr(config, "num_attention_heads", None) or 0  # a model without attention has none
+    head = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     key_heads = getattr(config, "num_key_value_heads", None) or heads
-    return Anatomy(targets, config.hidden_size, config.num_hidden_layers, key_heads * head)
+    return Anatomy(targets, config.hidden_size, config.num_hidden_layers, key_heads * head, beside or {})
 
 
 def trainable(model: Any) -> int:

@@ -60,4 +60,6 @@ def _attention(
     if window is not None and longest > window:
         raise NotPackable(f"its attention sees {window} tokens, and rows are longer")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # Where norms are trained in float32, positions turn queries and keys into it; autocast would bring them back.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     return packed(query, key, value, bounds, longest, scale), None

@@ -24,7 +24,8 @@ class Head:
 
         ``model`` may be wrapped (by peft, by an adapter, by a process group): the call goes through all of it.
         """
-        self.module.forward = lambda hidden: hidden
+        # Norms that are trained are float32, and so is what they put out: the head would read it in its own dtype.
+        self.module.forward = lambda hidden: hidden.to(self.weight.dtype)
         try:
             return model(**inputs).logits
         finally:

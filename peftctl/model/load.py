@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from peftctl.errors import MachineError, UsageError
-from peftctl.model import quantize
+from peftctl.methods.parts import left_alone
+from peftctl.model import prequantized, quantize, whole
 from peftctl.model.locate import Base
 from peftctl.recipe.schema import ModelSettings
 from peftctl.tasks import Task
@@ -36,29 +38,77 @@ def load_tokenizer(base: Base, settings: ModelSettings) -> Any:
     return tokenizer
 
 
-def load_model(base: Base, settings: ModelSettings, task: Task, dtype: str) -> Any:
-    """The weights in ``dtype``, frozen, in eval mode, on the CPU.
+def auto_class(task: Task, config: Any) -> Any:
+    """The transformers auto class that builds the task's model of ``config``.
 
-    Raises UsageError where the task has no class for this architecture, MachineError where memory runs out.
+    The task's own, where that has a class for it. Else, for a model that sees or hears and is trained on text, the one
+    for such models: they are loaded whole, as they will be used, and their text model is trained.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    own = task.model_class()
+    able = type(config) in own._model_mapping or own.__name__ in (getattr(config, "auto_map", None) or {})
+    if able or own is not AutoModelForCausalLM or config.is_encoder_decoder:
+        return own
+    return AutoModelForMultimodalLM if type(config) in AutoModelForMultimodalLM._model_mapping else own
+
+
+def load_model(
+    base: Base, settings: ModelSettings, task: Task, dtype: str, note: Callable[[str], None] = lambda _: None
+) -> Any:
+    """The weights in ``dtype``, frozen, in eval mode, on the CPU. ``note`` hears what of them is not used.
+
+    Raises UsageError where the task has no class for this architecture, or the weights are not the whole of it;
+    MachineError where memory runs out or a package is missing.
     """
     import torch
 
+    config = load_config(base, settings)
+    kept = prequantized.prepare(config)
     try:
-        model = task.model_class().from_pretrained(
+        model, info = auto_class(task, config).from_pretrained(
             base.folder,
+            config=config,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=settings.trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
             **({"quantization_config": quantize.config(settings.quantization, dtype)} if settings.quantization else {}),
         )
-    except (ValueError, OSError, KeyError) as error:
-        raise UsageError(f"model.name: {base.name} cannot be loaded for {task.name}: {_first_line(error)}") from error
+    except ImportError as error:
+        raise MachineError(f"model.name: {base.name} needs a package: {_first_line(error)}") from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise MachineError(f"not enough memory to load {base.name} in {dtype}") from error
-    if settings.quantization:
+    except (ValueError, OSError, KeyError, AttributeError, RuntimeError) as error:
+        if "allocate memory" in str(error):  # how torch says it of a CPU's
+            raise MachineError(f"not enough memory to load {base.name} in {dtype}") from error
+        raise UsageError(f"model.name: {base.name} cannot be loaded for {task.name}: {_first_line(error)}") from error
+    alone = type(model.config) is not type(config)
+    whole.check(base.name, info, model, (lambda _: None) if alone else note)
+    if settings.quantization or (kept and kept.bits):
         quantize.keep_weights(model)
+    if kept and (kept.bits or kept.unpacked):
+        quantize.bring_to(model, getattr(torch, dtype))
     model.requires_grad_(False)
+    if alone:
+        note(f"{base.name}: its text model alone is loaded, a {type(model).__name__}, and nothing else of it")
+    _tell(base, model, note)
     return model.eval()
+
+
+def _tell(base: Base, model: Any, note: Callable[[str], None]) -> None:
+    """Say what of a model that sees or hears rows of text leave alone."""
+    if parts := left_alone(model):
+        inside = [module for part in parts for module in model.get_submodule(part).modules()]
+        count = sum(next(module.parameters(recurse=False), None) is not None for module in inside)
+        note(f"{base.name}: rows of text do not go through {_and(parts)}, and {count} modules there are left alone")
+
+
+def _and(names: tuple[str, ...], shown: int = 4) -> str:
+    more = [f"{len(names) - shown + 1} more"] if len(names) > shown else []
+    words = [*names[: shown - 1], *more] if more else list(names)
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def choose_dtype(wanted: str) -> str:

@@ -33,8 +33,10 @@ class Profile:
     virtual: int = 0
 
 
-def profile(model: Any, task: Task, slices_logits: bool, virtual: int = 0) -> Profile:
-    """Try the peft model ``model`` on two short rows of random ids; it puts ``virtual`` tokens before each."""
+def profile(model: Any, task: Task, slices_logits: bool, dtype: Any, virtual: int = 0) -> Profile:
+    """Try the peft model ``model``, whose products are in ``dtype``, on two short rows of random ids; it puts
+    ``virtual`` tokens before each.
+    """
     model.eval()
     base = model.get_base_model()
     rows = _rows(base)
@@ -46,7 +48,7 @@ def profile(model: Any, task: Task, slices_logits: bool, virtual: int = 0) -> Pr
         head = None
     if head is not None:
         head = Head(head.module, fused_sum(head.weight))
-    why_not = "its virtual tokens stand before each row" if virtual else _why_not_packed(model, base, task, rows)
+    why_not = "its virtual tokens stand before each row" if virtual else _why_not_packed(model, base, task, rows, dtype)
     model.zero_grad(set_to_none=True)
     return Profile(not why_not, why_not, head, slices_logits, virtual)
 
@@ -55,7 +57,7 @@ def _rows(base: Any) -> list[Encoded]:
     """Two rows of random ids, all learned."""
     import numpy as np
 
-    vocabulary = base.get_input_embeddings().num_embeddings
+    vocabulary = len(base.get_input_embeddings().weight)
     random = np.random.default_rng(SEED)
     return [Encoded(tuple(random.integers(0, vocabulary, n).tolist()), (1.0,) * n) for n in ROWS]
 
@@ -70,11 +72,10 @@ def _is_plain(model: Any, head: Head, inputs: Mapping[str, Any]) -> bool:
     return near(found, wanted, head.weight.dtype)
 
 
-def _why_not_packed(model: Any, base: Any, task: Task, rows: list[Encoded]) -> str:
+def _why_not_packed(model: Any, base: Any, task: Task, rows: list[Encoded], dtype: Any) -> str:
     """Why packed rows cannot be trusted, or "" where they gave what the rows give alone."""
     import torch
 
-    dtype = next(base.parameters()).dtype
     try:
         alone = [_outcome(model, tensors(task.collate([row], Layout(0)))) for row in rows]
         packed = tensors(task.collate(rows, Layout(0, packed=True)))

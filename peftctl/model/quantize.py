@@ -40,3 +40,20 @@ def keep_weights(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def bring_to(model: Any, dtype: Any) -> None:
+    """Have a model that was quantised as it came compute in ``dtype``: its 4-bit layers, and what is not quantised in
+    it, but for what a model keeps in float32. transformers leaves both as the checkpoint has them.
+    """
+    import torch
+
+    for module in model.modules():
+        if hasattr(module, "compute_type_is_set"):  # a 4-bit layer of bitsandbytes, which need not be there for others
+            module.compute_dtype, module.compute_type_is_set = dtype, True
+    apart = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
+    for name, parameter in model.named_parameters():
+        wide = parameter.dtype == torch.float32 and any(part in name.split(".") for part in apart)
+        # bitsandbytes may keep packed numbers in the room of floating-point ones, as a kind of parameter of its own.
+        if type(parameter) is torch.nn.Parameter and parameter.is_floating_point() and not wide:
+            parameter.data = parameter.data.to(dtype)

@@ -6,15 +6,17 @@ regular expression that can run for ever. So names are resolved here, and PEFT i
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from peftctl.errors import UsageError
-from peftctl.nearest import nearest
+from peftctl.methods import Method, MethodSettings
+from peftctl.methods.names import matches, no_match, within
+from peftctl.methods.parts import left_alone, outside
 
 ALL_LINEAR = "all-linear"
+LONGEST = 300  # characters of an entry: no module's name is as long
 
 
 def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
@@ -31,26 +33,50 @@ def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
     return shapes
 
 
-def resolve(model: Any, wanted: Sequence[str]) -> dict[str, tuple[int, int]]:
+def of(model: Any, method: Method, settings: MethodSettings) -> dict[str, tuple[int, int]]:
+    """What ``method`` goes into in ``model``, a base as it comes: the recipe's targets, or else its own choice.
+
+    Raises UsageError as ``resolve`` does, and where the method has nothing there that it could go into.
+    """
+    written = settings.wanted
+    wanted = outside(method.choose(model), left_alone(model)) if written is None else written
+    matched = resolve(model, wanted, method.targetable(model))
+    return dict(method.narrow(model, settings, matched))
+
+
+def resolve(
+    model: Any, wanted: Sequence[str], targetable: Mapping[str, tuple[int, int]] | None = None
+) -> dict[str, tuple[int, int]]:
     """The targets by full name, in the model's order, with (inputs, outputs) each; none where none are wanted.
 
-    Raises UsageError naming every entry that matches nothing that can be targeted.
+    ``targetable``: what may be one, by default every linear layer. What rows of text never go through is left alone,
+    whatever a name or pattern matches beside it. Raises UsageError naming every entry that matches nothing that can be
+    targeted.
     """
-    shapes = linear_shapes(model)
+    shapes = linear_shapes(model) if targetable is None else targetable
+    shapes = {name: shapes[name] for name in outside(shapes, left_alone(model))}
     chosen: set[str] = set()
     faults = []
     for entry in wanted:
-        if entry == ALL_LINEAR:
-            chosen |= shapes.keys() - _heads(model)
+        if len(entry) > LONGEST:
+            faults.append(
+                f"method.targets: an entry of {len(entry):,} characters, longer than any module's name; "
+                f"allowed: at most {LONGEST}"
+            )
             continue
-        matched = {name for name in shapes if _matches(entry, name)}
+        if entry == ALL_LINEAR:
+            matched = (shapes.keys() & linear_shapes(model).keys()) - _heads(model)
+        else:
+            matched = {name for name in shapes if matches(entry, name)}
         chosen |= matched
         if not matched:
-            faults.append(_no_match(entry, model, shapes))
-    tied = sorted(chosen & _tied(model))
-    if tied:
+            faults.append(
+                _no_match(entry, model, shapes, "linear layer" if targetable is None else "target of this method")
+            )
+    shared = _shared(model)
+    if tied := sorted(chosen & shared.keys()):
         faults.append(
-            f"method.targets: {tied[0]} shares its weight with the input embedding, so an adapter on it "
+            f"method.targets: {tied[0]} shares its weight with {shared[tied[0]]}, so an adapter on it "
             "would be merged into both"
         )
     if faults:
@@ -58,21 +84,15 @@ def resolve(model: Any, wanted: Sequence[str]) -> dict[str, tuple[int, int]]:
     return {name: shape for name, shape in shapes.items() if name in chosen}
 
 
-def _matches(entry: str, name: str) -> bool:
-    if any(sign in entry for sign in "*?["):
-        return fnmatch.fnmatchcase(name, entry)
-    return name == entry or name.endswith(f".{entry}")
-
-
-def _no_match(entry: str, model: Any, shapes: Mapping[str, Any]) -> str:
-    others = [(name, type(module).__name__) for name, module in model.named_modules() if _matches(entry, name)]
+def _no_match(entry: str, model: Any, shapes: Mapping[str, Any], kind: str) -> str:
+    others = {name: type(module).__name__ for name, module in model.named_modules() if matches(entry, name)}
+    parts = left_alone(model)
+    if reached := outside(others, parts):
+        return f"method.targets: {entry!r} matches {reached[0]}, a {others[reached[0]]}, which is no {kind}"
     if others:
-        name, kind = others[0]
-        return f"method.targets: {entry!r} matches {name}, a {kind}, which is no linear layer"
-    last_names = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in shapes))
-    near = nearest(entry.rsplit(".", 1)[-1], [name for name in last_names if not name.isdigit()])
-    text = f"method.targets: {entry!r} matches no module; linear layers here: {', '.join(last_names)}"
-    return f"{text}; did you mean {near}?" if near else text
+        part = next(part for part in parts if within(next(iter(others)), part))
+        return f"method.targets: {entry!r} matches only what is in {part}, which rows of text never go through"
+    return no_match("method.targets", entry, shapes, "module", kind)
 
 
 def _heads(model: Any) -> set[str]:
@@ -81,15 +101,24 @@ def _heads(model: Any) -> set[str]:
     return {name for name, module in model.named_modules() if head is not None and module is head}
 
 
-def _tied(model: Any) -> set[str]:
-    """Linear layers whose weight is the input embedding's."""
+def _shared(model: Any) -> dict[str, str]:
+    """Modules whose weight is another module's too, with that module in words. The input embedding itself is none of
+    them: the methods that go into embeddings know whether they may adapt one that is tied.
+    """
     embedding = model.get_input_embeddings()
-    weight = getattr(embedding, "weight", None)
-    return {
-        name
-        for name, module in model.named_modules()
-        if module is not embedding and weight is not None and getattr(module, "weight", None) is weight
-    }
+    owners: dict[int, str] = {}
+    shared: dict[str, str] = {}
+    if (weight := embedding._parameters.get("weight")) is not None:
+        owners[id(weight)] = "the input embedding"
+    for name, module in model.named_modules():
+        weight = module._parameters.get("weight")  # the attribute may be computed, and another object each time
+        if weight is None or module is embedding:
+            continue
+        if (owner := owners.setdefault(id(weight), name)) != name:
+            shared[name] = owner
+            if owner != "the input embedding":
+                shared.setdefault(owner, name)
+    return shared
 
 
 def summary(names: Iterable[str]) -> dict[str, int]:

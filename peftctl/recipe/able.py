@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from peftctl.errors import UsageError
+from peftctl.methods import METHODS
 from peftctl.recipe.schema import Recipe
 from peftctl.tables import table
+
+MOST = 3
+YES = "yes"
 
 
 @dataclass(frozen=True)
@@ -20,30 +25,113 @@ class Refusal:
     also: tuple[str, ...]
 
 
-def refusals(recipe: Recipe) -> Iterator[Refusal]:
-    """What of the recipe's method does not go with its task, its quantised base or its checkpointing.
+@dataclass(frozen=True)
+class _Asked:
+    """Something that a recipe asks of its method: where, in words, the method's verdict on it, and what else to ask."""
 
-    A method that the table does not have is not judged: trying it will tell.
+    also: tuple[str, ...]
+    words: str
+    verdict: Callable[[Mapping[str, Any]], str]
+    instead: Callable[[Mapping[str, Any]], list[str]]
+
+
+def refusals(recipe: Recipe, family: str | None = None) -> Iterator[Refusal]:
+    """What of the recipe's method does not go with its task, its model's ``family`` (``model_type``, where known), its
+    quantised base or its checkpointing.
+
+    A method or a family that the table does not have is not judged: trying it will tell.
     """
     methods: dict[str, Any] = table("capabilities")["methods"]
     name = recipe.method.name
     if name not in methods:
         return
-    named = ("method", "name")
-    tasks = methods[name]["tasks"]
-    if (verdict := tasks.get(recipe.task.name, "yes")) != "yes":
-        works = ", ".join(task for task, said in tasks.items() if said == "yes")
-        problem = f"{name} does not work on {recipe.task.name}: {verdict}"
-        yield Refusal(named, problem, f"tasks {works}", ("task", "name"))
+    asked = list(_asked(recipe, family))
+    if (refusal := _setting_on_bits(recipe)) is not None:
+        yield refusal
+    for each in asked:
+        if (said := each.verdict(methods[name])) != YES:
+            problem = f"{name} does not work {each.words}: {said.rstrip('.')}"
+            instead = each.instead(methods[name])
+            others = [
+                other
+                for other, able in sorted(methods.items(), key=lambda item: _distance(name, item[0]))
+                if other != name and all(one.verdict(able) == YES for one in asked)
+            ]
+            if others:
+                instead.append(f"method {_or(others[:MOST])}")
+            yield Refusal(
+                ("method", "name"),
+                problem,
+                ", or ".join(filter(None, [", ".join(instead[:-1]), *instead[-1:]])),
+                each.also,
+            )
+
+
+def _setting_on_bits(recipe: Recipe) -> Refusal | None:
+    """One setting of the method that does not go with the quantised base, where there is one."""
+    quantization = recipe.model.quantization
+    if quantization is None:
+        return None
+    found = METHODS[recipe.method.name].clash(recipe.method, quantization.bits)
+    if found is None:
+        return None
+    setting, reason, allowed = found
+    problem = f"does not go with {quantization.bits} bits: {reason}"
+    return Refusal(("method", setting), problem, allowed, ("model", "quantization"))
+
+
+def judge(recipe: Recipe, family: str | None = None) -> None:
+    """Raises UsageError with every refusal."""
+    if refused := [
+        f"{'.'.join(each.path)}: {each.problem}; allowed: {each.allowed}" for each in refusals(recipe, family)
+    ]:
+        raise UsageError("\n".join(refused))
+
+
+def _asked(recipe: Recipe, family: str | None) -> Iterator[_Asked]:
+    task = recipe.task.name
+    yield _Asked(
+        ("task", "name"),
+        f"on {task}",
+        lambda able: str(able["tasks"].get(task, YES)),
+        lambda able: [f"task {other}" for other, said in able["tasks"].items() if said == YES],
+    )
+    if family is not None:
+        yield _Asked(
+            ("model", "name"), f"on {family}", lambda able: str(able["families"].get(family, YES)), lambda able: []
+        )
+    if recipe.model.dtype == "bfloat16":
+        yield _Asked(
+            ("model", "dtype"),
+            "in bfloat16",
+            lambda able: str(able["bfloat16"]),
+            lambda able: ["model.dtype float32"],
+        )
     if (quantization := recipe.model.quantization) is not None:
         bits = str(quantization.bits)
-        if (verdict := methods[name]["quantization"][bits]) != "yes":
-            others = [each for each, said in methods[name]["quantization"].items() if said == "yes"]
-            able = [f"quantization.bits {each}" for each in others]
-            able += [f"method {other}" for other, said in methods.items() if said["quantization"][bits] == "yes"]
-            problem = f"{name} does not work on {bits} bits: {verdict}"
-            yield Refusal(named, problem, ", ".join(able), ("model", "quantization"))
-    if recipe.train.gradient_checkpointing and (verdict := methods[name]["checkpointing"]) != "yes":
-        able = [f"method {other}" for other, said in methods.items() if said["checkpointing"] == "yes"]
-        problem = f"{name} does not work with gradient checkpointing: {verdict}"
-        yield Refusal(named, problem, ", ".join(["without it", *able]), ("train", "gradient_checkpointing"))
+        yield _Asked(
+            ("model", "quantization"),
+            f"on {bits} bits",
+            lambda able: str(able["quantization"][bits]),
+            lambda able: [
+                *(f"quantization.bits {other}" for other, said in able["quantization"].items() if said == YES),
+                "a base that is not quantised",
+            ],
+        )
+    if recipe.train.gradient_checkpointing:
+        yield _Asked(
+            ("train", "gradient_checkpointing"),
+            "with gradient checkpointing",
+            lambda able: str(able["checkpointing"]),
+            lambda able: ["no checkpointing"],
+        )
+
+
+def _distance(name: str, other: str) -> tuple[bool, int]:
+    """Methods of the same kind first, and then in the table's order, which begins with those most used."""
+    order = list(METHODS)
+    return METHODS[name].category != METHODS[other].category, order.index(other)
+
+
+def _or(words: list[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)

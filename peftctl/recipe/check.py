@@ -20,13 +20,23 @@ def check(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in ``path``. Raises RecipeError with every fault of its text and of what it combines."""
     document = compose(path, overrides)
     recipe = build(document, path.absolute().parent)
-    faults = [*_combined(document, recipe), *_model_and_task(document, recipe)]
+    family = _family(recipe)
+    faults = [*_combined(document, recipe, family), *_model_and_task(document, recipe)]
     if faults:
         raise RecipeError(faults)
     return recipe
 
 
-def _combined(document: Document, recipe: Recipe) -> list[Fault]:
+def _family(recipe: Recipe) -> str | None:
+    """The ``model_type`` that the model's config names, where it is a folder that is there."""
+    try:
+        found = json.loads((recipe.path(recipe.model.name) / "config.json").read_text("utf-8"))["model_type"]
+    except (UsageError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _combined(document: Document, recipe: Recipe, family: str | None) -> list[Fault]:
     """What does not go together, by the table made with the pinned versions."""
     return [
         Fault(
@@ -37,7 +47,7 @@ def _combined(document: Document, recipe: Recipe) -> list[Fault]:
             found.allowed,
             also=document.place(found.also),
         )
-        for found in refusals(recipe)
+        for found in refusals(recipe, family)
     ]
 
 

@@ -12,10 +12,11 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from peftctl.errors import Fault, Place, RecipeError
+from peftctl.methods import METHODS
 from peftctl.nearest import nearest
 from peftctl.recipe.nodes import Document, Path, dotted, parse, parse_value
 from peftctl.recipe.origin import URL, is_hub_id
-from peftctl.recipe.spelling import spell_out
+from peftctl.recipe.spelling import spell_out, spell_out_preset
 
 MAX_BYTES = 100_000
 SET = "--set"
@@ -23,6 +24,8 @@ SET = "--set"
 # Settings that name something to read. They are looked up beside the file that says them.
 PATHS: tuple[Path, ...] = (
     ("model", "name"), ("data", "train", -1, "path"), ("data", "eval", "path"), ("data", "template"),
+    ("train", "init_from"),
+    *dict.fromkeys(("method", name, -1) for method in METHODS.values() for name in method.paths),
 )  # fmt: skip
 
 
@@ -40,6 +43,7 @@ def compose(path: FilePath, overrides: Sequence[str] = (), max_bytes: int = MAX_
     if faults:
         raise RecipeError(faults)
     spell_out(document)
+    spell_out_preset(document)
     return document
 
 
@@ -168,17 +172,18 @@ def _look_up_beside(base: Document, folder: FilePath) -> None:
     beside = FilePath(base.file).parent
     if os.path.realpath(beside) == os.path.realpath(folder):
         return
-    train = base.at(("data", "train"))
-    count = len(train) if isinstance(train, list) else 0
     for template in PATHS:
+        listed = base.at(template[: template.index(-1)]) if -1 in template else None
+        count = len(listed) if isinstance(listed, list) else 0
         for index in range(count) if -1 in template else (0,):
             path = tuple(index if part == -1 else part for part in template)
+            at: Any = path[-1]
             parent, value = base.at(path[:-1]), base.at(path)
-            if isinstance(value, str) and isinstance(parent, dict):
+            if isinstance(value, str) and isinstance(parent, dict | list):
                 there = (beside / os.path.expanduser(value)).absolute()
                 # What may be the name of something elsewhere stays one, unless it is there.
                 if os.path.exists(there) or not _may_be_elsewhere(path, value):
-                    parent[path[-1]] = str(there)
+                    parent[at] = str(there)
 
 
 def _may_be_elsewhere(path: Path, value: str) -> bool:
@@ -187,4 +192,4 @@ def _may_be_elsewhere(path: Path, value: str) -> bool:
         return True
     if path == ("model", "name"):
         return not value.startswith(".")
-    return bool(URL.match(value)) or is_hub_id(value)
+    return path[0] == "data" and (bool(URL.match(value)) or is_hub_id(value))

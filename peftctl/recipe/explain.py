@@ -25,6 +25,7 @@ TYPES = {
     "string_type": "text",
     "tuple_type": "a list",
     "finite_number": "a finite number",
+    "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }
@@ -53,13 +54,13 @@ def section_fault(document: Document, section: str, detail: ErrorDetails, settin
     if kind in ("too_short", "string_too_short"):
         what = "in the list" if kind == "too_short" else "letter"
         return fault(document, path, "too short", found, f"at least {context['min_length']} {what}")
-    return fault(document, path, detail["msg"], found)
+    return fault(document, path, detail["msg"], found, context.get("allowed", ""))
 
 
 def unknown(document: Document, path: nodes.Path, known: list[str]) -> Fault:
     """A key that is no setting."""
     near = _elsewhere(str(path[-1])) or nearest(str(path[-1]), known)
-    if near == nodes.dotted(path):  # another method's
+    if len(path) == 2 and near.startswith(f"{path[0]}.") and near.rpartition(".")[2] not in known:  # another method's
         near = nearest(str(path[-1]), known)
     return Fault(document.place(path), nodes.dotted(path), "no such setting", "", ", ".join(known), near)
 
@@ -72,10 +73,12 @@ def _elsewhere(key: str) -> str:
     return OURS.get(key, min(found) if len(found) == 1 else "")
 
 
-def fault(document: Document, path: nodes.Path, problem: str, found: Any, allowed: str | list[str] = "") -> Fault:
-    """A value that will not do, shown as it was written."""
+def fault(
+    document: Document, path: nodes.Path, problem: str, found: Any, allowed: str | list[str] = "", words: str = ""
+) -> Fault:
+    """A value that will not do, shown as it was written. ``words`` say what is allowed where the list is long."""
     near = nearest(found, allowed) if isinstance(allowed, list) and isinstance(found, str) else ""
-    words = ", ".join(allowed) if isinstance(allowed, list) else allowed
+    words = words or (", ".join(allowed) if isinstance(allowed, list) else allowed)
     return Fault(document.place(path), nodes.dotted(path), problem, shown(document, path, found), words, near)
 
 

@@ -8,6 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from peftctl.formats import FORMATS
 from peftctl.methods import METHODS
+from peftctl.methods.presets import PRESETS
 from peftctl.recipe.schema import NEEDED, OUTPUT, SECTIONS, EvalSource, Source
 from peftctl.settings import Settings
 from peftctl.tasks import TASKS
@@ -42,7 +43,7 @@ def json_schema() -> dict[str, Any]:
     }
     sections["method"] = {
         "description": "The fine-tuning method; its settings are its own.",
-        "anyOf": [{"enum": list(METHODS)}, *(references[settings, "validation"] for settings in methods)],
+        "anyOf": [{"enum": [*METHODS, *PRESETS]}, *(references[settings, "validation"] for settings in methods)],
     }
     return {
         "$schema": DIALECT,
@@ -62,6 +63,9 @@ def json_schema() -> dict[str, Any]:
 def _name_members(defs: dict[str, Any]) -> None:
     """The names of the tables' members, which the types do not list."""
     defs["TaskSettings"]["properties"]["name"]["enum"] = list(TASKS)
+    for name, preset in PRESETS.items():
+        named = defs[METHODS[preset.method].settings.__name__]["properties"]["name"]
+        named["enum"] = [*named.pop("enum", [named.pop("const", preset.method)]), name]
     for source in ("Source", "EvalSource"):
         defs[source]["properties"]["format"]["enum"] = ["auto", *FORMATS]
     train = defs["DataSettings"]["properties"]["train"]

@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 from peftctl.crashlog import SECRET_NAMES
 from peftctl.errors import Fault, Place, RecipeError
 from peftctl.formats import FORMATS
-from peftctl.methods import METHODS
+from peftctl.methods import METHODS, OWN
+from peftctl.methods.presets import PRESETS
 from peftctl.nearest import nearest
 from peftctl.recipe import nodes, rules
 from peftctl.recipe.compose import MAX_BYTES, SET, compose, merge
@@ -24,6 +25,7 @@ from peftctl.settings import Settings
 from peftctl.tasks import TASKS
 
 PLAIN = ("output", "extends")
+ALLOWED = f"{', '.join([*OWN, *PRESETS])}, or another that `peftctl methods` lists"
 
 
 def load(path: Path, output: str | None = None, overrides: Sequence[str] = (), *, max_bytes: int = MAX_BYTES) -> Recipe:
@@ -68,7 +70,14 @@ def _section(document: Document, name: str, settings: type[Settings], faults: li
         found = document.at(path)
         if isinstance(found, str) and found not in table:
             faults.append(
-                fault(document, path, f"no such {path[-1] if path[-1] != 'name' else name}", found, list(table))
+                fault(
+                    document,
+                    path,
+                    f"no such {path[-1] if path[-1] != 'name' else name}",
+                    found,
+                    list(table),
+                    ALLOWED if name == "method" else "",
+                )
             )
     if name == "method":
         method = METHODS.get(str(values.get("name"))) if isinstance(values, dict) else None
@@ -87,11 +96,11 @@ def _section(document: Document, name: str, settings: type[Settings], faults: li
 
 
 def _whatever_the_method(document: Document, values: Mapping[str, Any]) -> list[Fault]:
-    """What is wrong with the method's settings although no method is named: for the one nearest to the name, or all."""
+    """What is wrong with the settings although no method is named: for the one nearest to the name, or all our own."""
     found = values.get("name")
     near = nearest(found, METHODS) if isinstance(found, str) else ""
     of_methods = []
-    for method in [METHODS[near]] if near else METHODS.values():
+    for method in [METHODS[near]] if near else map(METHODS.__getitem__, OWN):
         try:
             method.settings.model_validate({**values, "name": method.name})
             return []
@@ -106,7 +115,7 @@ def _whatever_the_method(document: Document, values: Mapping[str, Any]) -> list[
     common = set(of_methods[0]).intersection(*of_methods[1:])
     if near:
         return [each for key, each in of_methods[0].items() if key in common]
-    of_any = list(dict.fromkeys(name for method in METHODS.values() for name in method.settings.model_fields))
+    of_any = list(dict.fromkeys(name for own in OWN for name in METHODS[own].settings.model_fields))
     return [
         unknown(document, ("method", *key[0]), of_any) if key[1] == "extra_forbidden" else each
         for key, each in of_methods[0].items()
@@ -124,7 +133,7 @@ def _names(document: Document, section: str) -> list[tuple[nodes.Path, Mapping[s
     if section == "task":
         return [(("task", "name"), TASKS)]
     if section == "method":
-        return [(("method", "name"), METHODS)]
+        return [(("method", "name"), {**METHODS, **PRESETS})]
     if section == "data":
         task = TASKS.get(str(document.at(("task", "name")) or TaskSettings().name))
         able = [fmt for fmt in FORMATS.values() if task is None or set(fmt.makes) & set(task.accepts)]
@@ -138,9 +147,9 @@ def _names(document: Document, section: str) -> list[tuple[nodes.Path, Mapping[s
 
 def _no_method(document: Document, values: Any) -> Fault:
     if isinstance(values, dict) and "name" not in values:
-        return Fault(document.place(("method",)), "method.name", "is missing", allowed=", ".join(METHODS))
+        return Fault(document.place(("method",)), "method.name", "is missing", allowed=ALLOWED)
     path: nodes.Path = ("method", "name") if isinstance(values, dict) else ("method",)
-    return fault(document, path, "must be a method's name", document.at(path), list(METHODS))
+    return fault(document, path, "must be a method's name", document.at(path), [*METHODS, *PRESETS], ALLOWED)
 
 
 def _secrets(document: Document) -> dict[str, str]:

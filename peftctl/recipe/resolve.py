@@ -23,6 +23,11 @@ def resolve(recipe: Recipe) -> Recipe:
         recipe = recipe.with_settings("train", "default", epochs=DEFAULT_EPOCHS)
     if train.learning_rate is None:
         recipe = recipe.with_settings("train", f"default for {method.name}", learning_rate=method.learning_rate)
+    if train.init_from is not None:
+        recipe = recipe.with_settings("train", PATH, init_from=str(recipe.path(train.init_from)))
+    paths = {name: getattr(recipe.method, name) for name in type(recipe.method).paths}
+    absolutes = {name: tuple(str(recipe.path(each)) for each in written) for name, written in paths.items()}
+    recipe = recipe.with_settings("method", PATH, **absolutes)
     recipe = recipe.with_sources(PATH, lambda source: {"path": absolute(recipe, str(source.path))})
     return recipe.with_settings("method", f"default for {method.name}", **method.resolve(recipe.method).model_dump())
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from peftctl.errors import Fault
 from peftctl.formats import FORMATS
+from peftctl.methods import METHODS
 from peftctl.nearest import nearest
 from peftctl.recipe import filters, nodes
 from peftctl.recipe.nodes import Document
@@ -20,6 +21,14 @@ UNSCALED = ("sgd", "adafactor")
 def faults(document: Document) -> list[Fault]:
     """What breaks a rule between settings."""
     return [fault for rule in RULES for fault in rule(document)]
+
+
+def _method_has_what_it_needs(document: Document) -> Iterator[Fault]:
+    name = document.at(("method", "name"))
+    method = METHODS.get(name) if isinstance(name, str) else None
+    for key in method.settings.needed if method else ():
+        if not _written(document, ("method", key)):
+            yield Fault(document.place(("method",)), f"method.{key}", f"is missing, which {name} needs")
 
 
 def _epochs_or_steps(document: Document) -> Iterator[Fault]:
@@ -185,6 +194,7 @@ def _rate_of_another_optimizer(document: Document) -> Iterator[Fault]:
 
 
 RULES: tuple[Rule, ...] = (
+    _method_has_what_it_needs,
     _epochs_or_steps,
     _one_eval_source,
     _eval_needs_rows,

@@ -229,6 +229,12 @@ class TrainSettings(Settings):
         description="Keep what gradient checkpointing recomputes from in host memory, for long rows on a GPU.",
     )
     seed: int = Field(0, ge=0, lt=2**32, description="Fixes the adapter's start, the order of rows and dropout.")
+    init_from: str | None = Field(
+        None,
+        min_length=1,
+        description="Go on from what another run trained, on the same base with the same method and sizes: its run "
+        "directory, or an adapter's folder. The optimizer and the steps start anew.",
+    )
     fast: FastSettings = Field(FastSettings(), description="Ways of computing the same in less time and memory.")
     log_every: int = Field(1, ge=1, description="Optimizer steps between two step events.")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+from peftctl.errors import Fault, RecipeError
+from peftctl.methods.presets import PRESETS
 from peftctl.recipe.nodes import Document, Path
 from peftctl.recipe.schema import SECTIONS, EvalSource, Source
 from peftctl.settings import Settings
@@ -21,6 +24,26 @@ def spell_out(document: Document) -> None:
     for index in range(len(data["train"])) if isinstance(data.get("train"), list) else ():
         _open(document, ("data", "train", index), Source)
     _open(document, ("data", "eval"), EvalSource)
+
+
+def spell_out_preset(document: Document) -> None:
+    """Put, in place, a method with settings of other sections for a preset's name, where they are not said."""
+    name = document.at(("method", "name"))
+    preset = PRESETS.get(name) if isinstance(name, str) else None
+    if preset is None:
+        return
+    place = document.place(("method", "name"))
+    _put(document, ("method", "name"), preset.method)
+    for key, value in preset.settings.items():
+        path = tuple(key.split("."))
+        section = document.at(path[:-1])
+        if isinstance(section, dict) and section.get(path[-1], value) is None:
+            problem, also = f"{name} is {preset.method} with {key}, which is nothing here", document.place(path)
+            raise RecipeError([Fault(place, "method.name", problem, also=also)])
+        if isinstance(section, dict) and path[-1] not in section:
+            section[path[-1]] = copy.deepcopy(value)
+            document.places[path] = place
+            document.places.update({(*path, inner): place for inner in value})
 
 
 def _open(document: Document, path: Path, settings: type[Settings]) -> None:

@@ -17,13 +17,13 @@ from peftctl.errors import MachineError, UsageError
 from peftctl.evaluation.measure import Measurement
 from peftctl.events import Events, metrics_log
 from peftctl.methods import METHODS, Anatomy, DataFacts
-from peftctl.model import adapter, attach, identity, load, memory, targets
+from peftctl.model import adapter, attach, identity, load, memory, preflight, prequantized, targets
+from peftctl.model import start as begin
 from peftctl.model.fast import FastPaths, compile_pays
 from peftctl.model.locate import Base
 from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
-from peftctl.recipe import dump_resolved, resolve
-from peftctl.recipe.able import refusals
+from peftctl.recipe import able, dump_resolved, resolve
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import TASKS, Layout
 from peftctl.train import distributed, loop, rundir, trackers
@@ -75,7 +75,7 @@ def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
         accelerator.wait_for_everyone()
         write_text(run / RESOLVED_FILE, dump_resolved(session.recipe, RESOLVED))  # memory may have changed it
 
-        events.emit("stage", name="publish", detail=str(run / "adapter"))
+        events.emit("stage", name="publish", detail=str(run / session.method.artifact))
         facts = manifest(session, base, anatomy, publish(session, base, run), run)
         write_json(run / "manifest.json", facts)  # before measuring: an evaluation that fails loses no run
         if session.measure:
@@ -96,31 +96,40 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     def warn(text: str) -> None:
         events.emit("warning", message=text)
 
-    if refused := [f"{'.'.join(found.path)}: {found.problem}; allowed: {found.allowed}" for found in refusals(recipe)]:
-        raise UsageError("\n".join(refused))
+    able.judge(recipe)
     task, method = TASKS[recipe.task.name], METHODS[recipe.method.name]
     events.emit("stage", name="data", detail=", ".join(str(source.path) for source in recipe.data.train))
     opened = open_rows(recipe, warn)
     recipe, base, encoding = opened.recipe, opened.base, opened.encoding
     identity.check_whole(base.folder)
-    checkpointing = recipe.train.gradient_checkpointing
+    init_from = recipe.train.init_from
+    start = begin.find(recipe.path(init_from), base, method, warn) if init_from else None
+    for folder in method.built_on(recipe.method):
+        begin.check_base("method", Path(folder), base, warn)
+    checkpointing, dtype = recipe.train.gradient_checkpointing, load.choose_dtype(recipe.model.dtype)
     recipe = resolve.resolve_machine(
         recipe,
-        dtype=load.choose_dtype(recipe.model.dtype),
+        dtype=dtype,
         micro_batch_tokens=recipe.train.micro_batch_tokens
         or memory.micro_batch_tokens(
-            opened.config, identity.weight_bytes(base.folder), accelerator.device, checkpointing
+            opened.config,
+            prequantized.weight_bytes(opened.config, base.folder, dtype),
+            accelerator.device,
+            checkpointing,
         ),
     )
+    able.judge(recipe, opened.config.model_type)  # what it is asked for is all known now
+    prequantized.check(opened.config, base.name, recipe.model, method, recipe.method, warn)
+    preflight.check(base.name, opened.config, task, method, recipe.method, warn)
     supply, held_out = supplied(opened, warn)
-    known = supply.known()
+    counts = supply.known()
     formats = sorted({source.format for source in recipe.data.train})
-    events.emit("data", source="train", formats=formats, cached=supply.cached, **known)
+    events.emit("data", source="train", formats=formats, cached=supply.cached, **counts)
     if held_out:
         events.emit("data", source="eval", cached=supply.cached, **held_out.facts())
-    tokens = known["tokens"] * supply.steps * recipe.train.batch_size // known["rows"]
+    tokens = counts["tokens"] * supply.steps * recipe.train.batch_size // counts["rows"]
     recipe = resolve.resolve_compile(recipe, compile_pays(accelerator.device, tokens))
-    facts = DataFacts(known["rows"], known["tokens"], known["supervised_tokens"], known["longest"], supply.steps)
+    facts = DataFacts(counts["rows"], counts["tokens"], counts["supervised_tokens"], counts["longest"], supply.steps)
     if recipe.eval.every and recipe.eval.every >= supply.steps:
         raise UsageError(
             f"eval.every: has no effect in a run of {supply.steps} steps (found {recipe.eval.every})",
@@ -128,15 +137,16 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         )
 
     events.emit("stage", name="model", detail=base.name)
-    model = load.load_model(base, recipe.model, task, recipe.model.dtype)
-    wanted = recipe.method.wanted
-    matched = targets.resolve(model, method.choose(model) if wanted is None else wanted)
+    model = load.load_model(base, recipe.model, task, recipe.model.dtype, warn)
+    matched = targets.of(model, method, recipe.method)
     if matched:
         recipe = resolve.resolve_targets(recipe, matched)
-    anatomy = attach.anatomy(model, matched)
+    anatomy = attach.anatomy(model, matched, method.beside(model, recipe.method))
     slices_logits = load.forward_takes(model, "logits_to_keep")
     torch.manual_seed(derived_seed(recipe.train.seed, ADAPTER_START))
     model = attach.attach(model, method, recipe.method, anatomy, task.peft_type, facts)
+    if start:
+        method.start_from(model, recipe.method, start.folder)
     if recipe.train.gradient_checkpointing:
         checkpoint(model.get_base_model(), recipe.train.offload_activations, accelerator.device)
     events.emit(
@@ -149,8 +159,11 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     )
     model = to_device(model, accelerator)
     virtual = method.virtual_tokens(recipe.method)
-    fast = FastPaths(recipe.train.fast, profile(accelerator.unwrap_model(model), task, slices_logits, virtual), method)
-    optimizer = build_optimizer(recipe.train, (p for p in model.parameters() if p.requires_grad))
+    products = getattr(torch, recipe.model.dtype)
+    known = profile(accelerator.unwrap_model(model), task, slices_logits, products, virtual)
+    fast = FastPaths(recipe.train.fast, known, method)
+    trained = ((name, p) for name, p in accelerator.unwrap_model(model).named_parameters() if p.requires_grad)
+    optimizer = build_optimizer(recipe.train, ((method.rate(recipe.method, name), p) for name, p in trained))
     tokens, tokenizer = recipe.train.micro_batch_tokens or 0, encoding.tokenizer
     collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)
     longest = encoding.max_length
@@ -169,6 +182,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         collate=collate,
         supply=supply,
         measure=measure,
+        start=start,
     )
     return session, base, anatomy
 
@@ -201,20 +215,27 @@ def to_device(model: Any, accelerator: Any) -> Any:
 
 
 def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
-    """The adapter in ``run``, by rename, after what was saved has given the trained model's logits.
+    """What was trained in ``run``, by rename, after what was saved has given the trained model's logits.
 
     From here on the session's model is the base with the adapter read back from disk.
     """
+    import torch
+
+    from peftctl.fast.equal import tolerance
+
     model, tokenizer = session.accelerator.unwrap_model(session.model), session.collate.tokenizer
     collate = replace(session.collate, layout=Layout(pad_id(tokenizer)))
     # Row by row: vectors that a network makes for several rows differ, by rounding, from those it makes to be saved.
     inputs = [collate([row])["inputs"] for row in session.supply.shortest(PROBE_ROWS)]
-    session.method.finish(model)
+    method, settings = session.method, session.recipe.method
+    method.finish(model)
     trained = _logits(model, inputs)
-    with publish_directory(run / "adapter") as aside:
-        adapter.save(model, tokenizer, base, aside)
-        session.model = adapter.reload(model, aside)
-        verified = adapter.compare(trained, _logits(session.model, inputs))
+    dtype, layers = getattr(torch, session.recipe.model.dtype), model.config.get_text_config().num_hidden_layers
+    rounding = tolerance(dtype) * layers**0.5 if method.rounds(settings) else adapter.EPS
+    with publish_directory(run / method.artifact) as aside:
+        adapter.save(model, method, settings, tokenizer, base, aside)
+        session.model = adapter.reload(model, method, settings, aside)
+        verified = adapter.compare(trained, _logits(session.model, inputs), rounding)
     return verified
 
 
@@ -233,19 +254,21 @@ def manifest(
     run: Path,
 ) -> dict[str, Any]:
     """What the run was, what it left, and how that was checked."""
-    recipe = session.recipe
+    recipe, artifact = session.recipe, session.method.artifact
     held_out = [recipe.data.eval] if recipe.data.eval and recipe.data.eval.path else []
     pinned = [*recipe.data.train, *held_out]
     return {
         "manifest": MANIFEST_VERSION,
         "kind": "run",
-        "artifact": session.method.artifact,
+        "artifact": artifact,
         "task": recipe.task.name,
         "method": recipe.method.model_dump(mode="json", exclude={"targets"}),
+        "loads_with": session.method.loads_with(recipe.method),
         "base": identity.identity(base),
         "dtype": recipe.model.dtype,
         "quantization": recipe.model.quantization.model_dump(mode="json") if recipe.model.quantization else None,
         "targets": list(anatomy.targets),
+        "init_from": session.start.facts() if session.start else None,
         "trainable_parameters": session.method.parameters(recipe.method, anatomy),
         "data": {
             "files": {source.path: source.sha256 for source in pinned if source.sha256},
@@ -263,6 +286,6 @@ def manifest(
                 "size_bytes": (run / RESOLVED_FILE).stat().st_size,
                 "sha256": sha256(run / RESOLVED_FILE),
             },
-            **{f"adapter/{name}": entry for name, entry in inventory(run / "adapter").items()},
+            **{f"{artifact}/{name}": entry for name, entry in inventory(run / artifact).items()},
         },
     }

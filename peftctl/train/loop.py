@@ -20,7 +20,7 @@ from peftctl.events import Events
 from peftctl.train.feed import Feed, Work
 from peftctl.train.guards import GradientGuard, SkipGuard
 from peftctl.train.memory import peak_memory_bytes
-from peftctl.train.optim import schedule, update
+from peftctl.train.optim import schedule, set_rate, update
 from peftctl.train.session import Session
 
 DROPOUT = 1
@@ -57,8 +57,7 @@ def run(session: Session, events: Events) -> None:
             if gradients.watching and finite and not session.method.leaves_out(session.recipe.method):
                 gradients.after_backward()
             learning_rate = (train.learning_rate or 0.0) * rate(step)
-            for group in session.optimizer.param_groups:
-                group["lr"] = learning_rate
+            set_rate(session.optimizer, learning_rate)
             update(session.optimizer, finite)
             if session.method.after_update and finite:
                 session.method.after_update(session.model, step)

@@ -9,9 +9,12 @@ from typing import Any
 from peftctl.errors import MachineError
 from peftctl.recipe.schema import OptimizerName, ScheduleName, TrainSettings
 
+FACTOR = "rate_factor"
 
-def build_optimizer(settings: TrainSettings, parameters: Iterable[Any]) -> Any:
-    """The recipe's optimizer over the trained tensors. Its learning rate is set before each step.
+
+def build_optimizer(settings: TrainSettings, parameters: Iterable[tuple[float, Any]]) -> Any:
+    """The recipe's optimizer over the trained tensors, each with what the learning rate is multiplied by for it. Their
+    rates are set before each step, by ``set_rate``.
 
     Raises MachineError where it needs a package that is not installed.
     """
@@ -26,7 +29,17 @@ def build_optimizer(settings: TrainSettings, parameters: Iterable[Any]) -> Any:
         "paged_adamw": lambda *args, **kwargs: _paged(settings.optimizer).PagedAdamW32bit(*args, **kwargs),
         "paged_adamw_8bit": lambda *args, **kwargs: _paged(settings.optimizer).PagedAdamW8bit(*args, **kwargs),
     }
-    return builders[settings.optimizer](list(parameters), lr=rate, weight_decay=settings.weight_decay)
+    groups: dict[float, list[Any]] = {}
+    for factor, parameter in parameters:
+        groups.setdefault(factor, []).append(parameter)
+    listed = [{"params": group, FACTOR: factor} for factor, group in groups.items()]
+    return builders[settings.optimizer](listed, lr=rate, weight_decay=settings.weight_decay)
+
+
+def set_rate(optimizer: Any, learning_rate: float) -> None:
+    """The next update's learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group[FACTOR]
 
 
 def update(optimizer: Any, finite: Any) -> None:

@@ -24,7 +24,7 @@ from peftctl.train.trackers import FOLDER
 
 LOCK = ".lock"
 STARTED = ("recipe.yaml", "resolved.yaml", "environment.json", "metrics.jsonl")
-OURS = {*STARTED, "adapter", FOLDER}
+OURS = {*STARTED, "adapter", "model", FOLDER}
 UNFINISHED = "unfinished-"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "safetensors", "tokenizers")
 

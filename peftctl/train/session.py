@@ -10,6 +10,7 @@ from peftctl.data.supply import Supply
 from peftctl.evaluation.measure import Measurement
 from peftctl.methods import Method
 from peftctl.model.fast import FastPaths
+from peftctl.model.start import Start
 from peftctl.objectives import Objective
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import Task
@@ -30,6 +31,7 @@ class Session:
     collate: Collator
     supply: Supply
     measure: Measurement | None
+    start: Start | None = None
     step: int = 0
     skipped: int = 0
     losses: list[float] = field(default_factory=list)

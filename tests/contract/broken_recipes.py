@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-METHODS = "lora, ia3, adalora, loha, lokr, prompt_tuning, p_tuning, prefix_tuning"
+LORA = (
+    "dropout, layers, rank_pattern, alpha_pattern, rslora, dora, init, loraplus, lora_bias, modules_to_save, "
+    "trainable_tokens, target_parameters"
+)
+METHODS = (
+    "lora, ia3, adalora, loha, lokr, prompt_tuning, p_tuning, prefix_tuning, ln_tuning, bitfit, full, xlora, qlora, or "
+    "another that `peftctl methods` lists"
+)
 
 # (what is wrong, the text, every fault in order)
 BROKEN: list[tuple[str, str, list[str]]] = [
@@ -283,8 +290,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:6:9: train.learing_rate: no such setting; allowed: epochs, max_steps, "
             "batch_size, micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, "
-            "weight_decay, max_grad_norm, gradient_checkpointing, offload_activations, seed, fast, log_every; "
-            "did you mean "
+            "weight_decay, max_grad_norm, gradient_checkpointing, offload_activations, seed, init_from, fast, "
+            "log_every; did you mean "
             "learning_rate?",
         ],
     ),
@@ -294,7 +301,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:6:9: train.lr: no such setting; allowed: epochs, max_steps, batch_size, "
             "micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, weight_decay, "
-            "max_grad_norm, gradient_checkpointing, offload_activations, seed, fast, log_every; "
+            "max_grad_norm, gradient_checkpointing, offload_activations, seed, init_from, fast, log_every; "
             "did you mean learning_rate?",
         ],
     ),
@@ -304,8 +311,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:6:9: train.batch-size: no such setting; allowed: epochs, max_steps, "
             "batch_size, micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, "
-            "weight_decay, max_grad_norm, gradient_checkpointing, offload_activations, seed, fast, log_every; "
-            "did you mean "
+            "weight_decay, max_grad_norm, gradient_checkpointing, offload_activations, seed, init_from, fast, "
+            "log_every; did you mean "
             "batch_size?",
         ],
     ),
@@ -362,9 +369,10 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             f"recipe.yaml:4:1: method.name: is missing; allowed: {METHODS}",
             # Some methods have no rank, so 0 may be wrong for another reason.
-            "recipe.yaml:4:19: method.targtes: no such setting; allowed: name, targets, rank, alpha, dropout, "
-            "feedforward, initial_rank, start, settle, orthogonal, rank_dropout, module_dropout, factor, tokens, init, "
-            "text, hidden; did you mean targets?",
+            f"recipe.yaml:4:19: method.targtes: no such setting; allowed: name, targets, rank, alpha, {LORA}, "
+            "feedforward, initial_rank, start, settle, orthogonal, rank_dropout, module_dropout, factor, tokens, text, "
+            "network, hidden, adapters, layerwise, depth, softmax, temperature, top_k, scale, first_pass, "
+            "train_adapters; did you mean targets?",
         ],
     ),
     (
@@ -454,8 +462,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         ),
         [
             "recipe.yaml:4:1: method.name: lokr does not work on 4 bits: RuntimeError: shape '[2048, 1]' is invalid "
-            "for input of size 4096 (see also recipe.yaml:1:26); allowed: quantization.bits 8, method adalora, "
-            "method ia3, method lora, method p_tuning, method prefix_tuning, method prompt_tuning",
+            "for input of size 4096 (see also recipe.yaml:1:26); allowed: quantization.bits 8, a base that is not "
+            "quantised, or method lora, adalora or boft",
         ],
     ),
     (
@@ -468,9 +476,9 @@ BROKEN: list[tuple[str, str, list[str]]] = [
             "output: runs/x\n"
         ),
         [
-            "recipe.yaml:4:10: method.name: loha does not work on 4 bits: VerificationError: method: loha trains "
-            "295024 parameters, where its formula gives 16384 (see also recipe.yaml:1:26); allowed: quantization.bits "
-            "8, method adalora, method ia3, method lora, method p_tuning, method prefix_tuning, method prompt_tuning",
+            "recipe.yaml:4:10: method.name: loha does not work on 4 bits: loha trains 295024 parameters, where its "
+            "formula gives 16384 (see also recipe.yaml:1:26); allowed: quantization.bits 8, a base that is not "
+            "quantised, or method lora, adalora or boft",
         ],
     ),
     (
@@ -486,8 +494,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:4:1: method.name: prefix_tuning does not work with gradient checkpointing: RuntimeError: The "
             "size of tensor a (12) must match the size of tensor b (18) at non-singleton dimension 3 (see also "
-            "recipe.yaml:6:9); allowed: without it, method adalora, method ia3, method loha, method lokr, method lora, "
-            "method p_tuning, method prompt_tuning",
+            "recipe.yaml:6:9); allowed: no checkpointing, or method ia3, prompt_tuning or p_tuning",
         ],
     ),
     (
@@ -550,7 +557,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: {name: lora, rnak: 8}\noutput: runs/x\n"),
         [
             "recipe.yaml:4:22: method.rnak: no such setting; allowed: name, targets, rank, alpha, "
-            "dropout; did you mean rank?",
+            f"{LORA}; did you mean rank?",
         ],
     ),
     (
@@ -934,7 +941,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
             "recipe.yaml:2:27: data.max_len: no such setting; allowed: train, eval, learn, template, "
             "max_length, overlong, on_bad_row, max_bad_fraction, streaming; did you mean max_length?",
             "recipe.yaml:3:22: method.rnak: no such setting; allowed: name, targets, rank, alpha, "
-            "dropout; did you mean rank?",
+            f"{LORA}; did you mean rank?",
             "recipe.yaml:3:31: method.dropout: out of range (found 2); allowed: less than 1",
             "recipe.yaml:4:9: train.epochs: out of range (found 0); allowed: more than 0",
             "recipe.yaml:4:9: train.epochs: and train.max_steps both say how long to train (see also recipe.yaml:4:20)",

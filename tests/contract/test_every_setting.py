@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from peftctl.atomic import sha256
 from peftctl.errors import PeftctlError
 from peftctl.events import Events
-from peftctl.methods import METHODS
+from peftctl.methods import METHODS, OWN, experts
 from peftctl.recipe import load
 from peftctl.recipe.schema import SECTIONS, EvalSource, FastSettings, QuantizationSettings, Source
 from peftctl.train import job
@@ -77,6 +78,17 @@ CHANGES: dict[str, Any] = {
     "method[lora].rank": 2,
     "method[lora].alpha": 1.0,
     "method[lora].dropout": 0.5,
+    "method[lora].layers": [0],
+    "method[lora].rank_pattern": {"q_proj": 2},
+    "method[lora].alpha_pattern": {"q_proj": 1.0},
+    "method[lora].rslora": True,
+    "method[lora].dora": True,
+    "method[lora].init": "pissa",
+    "method[lora].loraplus": 16.0,
+    "method[lora].lora_bias": True,
+    "method[lora].modules_to_save": ["norm"],
+    "method[lora].trainable_tokens": [220],
+    "method[lora].target_parameters": (["gate_up_proj"], "'gate_up_proj' matches no experts' weight"),
     "method[ia3].targets": ["k_proj", "v_proj"],
     "method[ia3].feedforward": ["v_proj"],
     "method[adalora].targets": ["q_proj"],
@@ -103,8 +115,25 @@ CHANGES: dict[str, Any] = {
     "method[prompt_tuning].text": ("odd or even?", "needed there alone"),
     "method[p_tuning].tokens": 5,
     "method[p_tuning].hidden": 16,
+    "method[p_tuning].network": "lstm",
+    "method[p_tuning].layers": (2, "has no effect with network: mlp"),
+    "method[p_tuning].dropout": (0.5, "has no effect but between the layers of an LSTM"),
+    "method[ln_tuning].targets": ["input_layernorm"],
     "method[prefix_tuning].tokens": 5,
     "method[prefix_tuning].init": "random",
+    "method[prefix_tuning].text": ("odd or even?", "needed there alone"),
+    "method[prefix_tuning].hidden": 16,
+    "method[xlora].adapters": ["second", "first"],
+    "method[xlora].layerwise": False,
+    "method[xlora].depth": 3,
+    "method[xlora].hidden": 16,
+    "method[xlora].dropout": 0.5,
+    "method[xlora].softmax": "none",
+    "method[xlora].temperature": 2.0,
+    "method[xlora].top_k": 1,
+    "method[xlora].scale": 2.0,
+    "method[xlora].first_pass": 0.5,
+    "method[xlora].train_adapters": True,
     "train.epochs": (1.0, "both say how long to train"),
     "train.max_steps": 3,
     "train.batch_size": 5,
@@ -119,6 +148,7 @@ CHANGES: dict[str, Any] = {
     "train.offload_activations": (True, "has no effect without gradient_checkpointing"),
     "train.seed": 7,
     "train.log_every": 2,
+    "train.init_from": ("nowhere", "no such folder"),
     "train.fast.packed": False,
     "train.fast.loss": False,
     "train.fast.lora": False,
@@ -133,21 +163,22 @@ CHANGES: dict[str, Any] = {
 # What a method's settings are changed in, where it is not the base recipe's.
 BASE_METHODS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 4}, "ia3": {}, "adalora": {"rank": 4}, "loha": {"rank": 4}, "lokr": {"rank": 2},
-    "prompt_tuning": {"tokens": 4}, "p_tuning": {"tokens": 4}, "prefix_tuning": {"tokens": 4},
+    "ln_tuning": {}, "prompt_tuning": {"tokens": 4}, "p_tuning": {"tokens": 4}, "prefix_tuning": {"tokens": 4},
+    "xlora": {"adapters": ["first", "second"], "depth": 2, "hidden": 8, "dropout": 0.0},
 }  # fmt: skip
 TIMED = {"cached", "seconds", "seconds_per_step", "tokens_per_s", "peak_memory_bytes"}
 
 
 def settings() -> set[str]:
-    """Every setting of the schema by its dotted name."""
+    """Every setting of the schema by its dotted name. Those of PEFT's other methods are PEFT's own fields."""
     names = {"output"}
     for section, declared in SECTIONS.items():
         if section != "method":
             names |= {f"{section}.{name}" for name in declared.model_fields}
     names |= {f"model.quantization.{name}" for name in QuantizationSettings.model_fields}
-    names |= {
-        f"method[{method.name}].{name}" for method in METHODS.values() for name in method.settings.model_fields
-    } - {f"method[{method}].name" for method in METHODS} | {"method.name"}
+    names |= {f"method[{method}].{name}" for method in OWN for name in METHODS[method].settings.model_fields} - {
+        f"method[{method}].name" for method in OWN
+    } | {"method.name"}
     names = names - {"train.fast"} | {f"train.fast.{name}" for name in FastSettings.model_fields}
     names |= {f"data.train[0].{name}" for name in Source.model_fields}
     return names | {f"data.eval.{name}" for name in EvalSource.model_fields}
@@ -168,7 +199,7 @@ def observed(folder: Path, recipe: dict[str, Any], patch: pytest.MonkeyPatch) ->
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     heard: list[dict[str, Any]] = []
     run = job.train(load(folder / "recipe.yaml"), "", Events(lambda event: heard.append(dict(event))))
-    weights = sha256(run / "adapter" / "adapter_model.safetensors")
+    weights = [sha256(file) for file in sorted((run / "adapter").rglob("*.safetensors"))]
     said = [{key: value for key, value in event.items() if key not in TIMED} for event in heard]
     left = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if "events.out" not in path.name)
     return {"run": run.name, "weights": weights, "said": json.dumps(said), "left": left, "passes": passes}
@@ -180,6 +211,14 @@ def filled(folder: Path) -> Path:
     tiny.jsonl(folder / "train.jsonl", tiny.chats(24))
     tiny.jsonl(folder / "eval.jsonl", tiny.chats(8, seed=1))
     tiny.jsonl(folder / "other.jsonl", tiny.chats(24, seed=2))
+    for seed, name in enumerate(("first", "second")):
+        generator = torch.Generator().manual_seed(seed)
+        shapes = {f"model.layers.{layer}.self_attn.q_proj": (2, 32) for layer in range(2)}
+        matrices = {
+            layer: (torch.randn(*shape, generator=generator), torch.randn(*shape[::-1], generator=generator) / 8)
+            for layer, shape in shapes.items()
+        }
+        experts.write(folder / name, {"r": 2, "lora_alpha": 2}, matrices, task_type="CAUSAL_LM")
     return folder
 
 

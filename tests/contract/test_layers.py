@@ -12,11 +12,16 @@ PACKAGE = Path(__file__).parents[2] / "peftctl"
 # A module imports only what stands above it here, and its own folder.
 LAYERS = [
     "errors", "nearest", "cache", "crashlog", "events", "atomic", "quiet", "example", "settings",
-    "text", "formats", "fast", "objectives", "tasks", "methods", "tables", "recipe", "model", "data", "starter",
-    "evaluation", "train", "generate", "run", "exporters", "console", "outcomes", "cli",
+    "text", "formats", "fast", "objectives", "tasks", "tables", "methods", "recipe", "model", "data", "starter",
+    "evaluation", "inspection", "train", "generate", "run", "exporters", "console", "outcomes", "cli",
 ]  # fmt: skip
 TABLES = ("formats", "objectives", "tasks", "methods", "exporters")
-NO_MEMBERS = {"__init__", "contract", "export", "turns", "peft_method", "lycoris", "described"}
+NO_MEMBERS = {
+    "__init__", "contract", "export", "turns", "peft_method", "lycoris", "described", "selection", "continued",
+    "presets", "experts", "mixture", "start_text", "names", "lora_settings", "lora_places", "lora_plan", "lora_start",
+    "generic", "generic_counts", "generic_facts", "generic_limits", "generic_settings", "generic_shapes",
+    "generic_special",
+}  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "safetensors", "huggingface_hub"}
 LIGHT = ("cli", "recipe", "methods", "tasks", "formats", "objectives", "errors", "settings", "example", "text", "data")
 

@@ -13,11 +13,12 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 import peftctl
 from peftctl import atomic
 from peftctl.errors import MachineError, RecipeError, UsageError
-from peftctl.methods import METHODS, DataFacts
+from peftctl.methods import METHODS, OWN, DataFacts
 from peftctl.model import attach, load, quantize, targets
 from peftctl.model.locate import Base
 from peftctl.recipe import check
 from peftctl.recipe.schema import ModelSettings, QuantizationSettings
+from peftctl.tables import table
 from peftctl.tasks import TASKS
 from tests import jobs, tiny
 
@@ -139,12 +140,12 @@ RECIPE = (
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in OWN if not METHODS[name].settings.needed])
 def test_check_and_train_refuse_the_same_methods(
     method: str, bits: int, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE.format(bits=bits, method=method))
-    if bits == 8 or method not in ("loha", "lokr"):
+    if table("capabilities")["methods"][method]["quantization"][str(bits)] == "yes":
         check(tmp_path / "r.yaml")
         return
     with pytest.raises(RecipeError) as refused:
@@ -153,15 +154,14 @@ def test_check_and_train_refuse_the_same_methods(
     assert (fault.place.line, fault.key) == (3, "method.name")
     assert fault.also is not None
     assert (fault.also.line, fault.also.column) == (1, 26)
-    assert fault.problem.startswith(f"{method} does not work on 4 bits: ")
+    assert fault.problem.startswith(f"{method} does not work on {bits} bits: ")
     monkeypatch.setattr(load, "load_model", lambda *_: pytest.fail("weights were loaded"))
     with pytest.raises(UsageError) as stopped:
-        jobs.train(tmp_path, tiny_model, model={"quantization": {"bits": 4}}, method={"name": method})
+        jobs.train(tmp_path, tiny_model, model={"quantization": {"bits": bits}}, method={"name": method})
     assert stopped.value.message == f"method.name: {fault.problem}; allowed: {fault.allowed}"
-    assert fault.allowed == (
-        "quantization.bits 8, method adalora, method ia3, method lora, method p_tuning, method prefix_tuning, "
-        "method prompt_tuning"
-    )
+    nearest = {"full": "ln_tuning, bitfit or beft"}.get(method, "lora, adalora or boft")
+    others = "" if method == "full" else "quantization.bits 8, "
+    assert fault.allowed == f"{others}a base that is not quantised, or method {nearest}"
 
 
 @pytest.mark.parametrize(("name", "value"), [("type", "fp4"), ("double_quant", "false")])

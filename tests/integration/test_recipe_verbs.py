@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from peftctl.cli import app
-from peftctl.methods import METHODS
+from peftctl.methods import METHODS, OWN
 from peftctl.recipe import load
 from tests import jobs, tiny
 
@@ -36,7 +36,8 @@ def test_check_says_ok_of_each_good_recipe_and_shows_every_fault_of_a_bad_one() 
     assert out == "good.yaml: ok\n"
     assert err == (
         "bad.yaml:4:22: error: method.rnak: no such setting; "
-        "allowed: name, targets, rank, alpha, dropout; did you mean rank?\n"
+        "allowed: name, targets, rank, alpha, dropout, layers, rank_pattern, alpha_pattern, rslora, dora, init, "
+        "loraplus, lora_bias, modules_to_save, trainable_tokens, target_parameters; did you mean rank?\n"
         "    4 | method: {name: lora, rnak: 8}\n"
         "      |                      ^\n"
         "bad.yaml:6:9: error: train.epochs: out of range (found 0); allowed: more than 0\n"
@@ -66,7 +67,8 @@ def test_check_and_train_take_the_same_overrides_with_the_same_faults() -> None:
         assert code == 2
         assert err.splitlines() == [
             "--set method.rnak=3: error: method.rnak: no such setting; "
-            "allowed: name, targets, rank, alpha, dropout; did you mean rank?",
+            "allowed: name, targets, rank, alpha, dropout, layers, rank_pattern, alpha_pattern, rslora, dora, init, "
+            "loraplus, lora_bias, modules_to_save, trainable_tokens, target_parameters; did you mean rank?",
             "--set train.epochs=none: error: train.epochs: must be a number (found 'none')",
         ]
 
@@ -155,7 +157,15 @@ def test_init_finds_the_format_and_refuses_rows_of_none() -> None:
     assert not Path("odd.yaml").exists()
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_init_refuses_a_method_of_which_more_must_be_said() -> None:
+    tiny.jsonl(Path("rows.jsonl"), tiny.chats(3))
+    code, _, err = peftctl("init", "r.yaml", "--model", "o/m", "--data", "rows.jsonl", "--method", "xlora")
+    assert code == 2
+    assert "method.adapters: is missing, which xlora needs" in err
+    assert not Path("r.yaml").exists()
+
+
+@pytest.mark.parametrize("method", [*(name for name in OWN if not METHODS[name].settings.needed), "boft", "vera"])
 def test_init_writes_a_recipe_of_any_method(method: str) -> None:
     tiny.jsonl(Path("rows.jsonl"), tiny.chats(3))
     assert peftctl("init", "r.yaml", "--model", "o/m", "--data", "rows.jsonl", "--method", method)[0] == 0

@@ -60,7 +60,7 @@ def adapted(kind: str, dtype: torch.dtype, *, checkpointing: bool = False) -> An
 
 def outcome(model: Any, settings: FastSettings, tokens: int = 200) -> tuple[float, torch.Tensor, dict[str, Any]]:
     """The loss of a step, the gradient of everything trained as one vector, and what was put in."""
-    fast = FastPaths(settings, profile(model, TASK, slices_logits=True), METHOD)
+    fast = FastPaths(settings, profile(model, TASK, slices_logits=True, dtype=model.dtype), METHOD)
     collate = Collator(TASK, None, fast.layout(0), tokens, torch.device("cpu"))
     total = 0.0
     with fast.on(model) as put_in:
@@ -153,13 +153,13 @@ def test_a_model_whose_attention_drops_is_not_packed() -> None:
     settings = METHOD.resolve(METHOD.settings(name="lora", rank=4))
     anatomy = attach.anatomy(model, targets.resolve(model, ["all-linear"]))
     model = attach.attach(model, METHOD, settings, anatomy, "CAUSAL_LM", DataFacts(6, 400, 200, 150, 1))
-    made = profile(model, TASK, slices_logits=True)
+    made = profile(model, TASK, slices_logits=True, dtype=model.dtype)
     assert (made.packs, made.why_not) == (False, "its attention has dropout")
 
 
 def test_a_switched_off_adapter_is_off_in_the_fast_path_too() -> None:
     model = adapted("llama", torch.float32)
-    fast = FastPaths(only(*PATHS), profile(model, TASK, slices_logits=True), METHOD)
+    fast = FastPaths(only(*PATHS), profile(model, TASK, slices_logits=True, dtype=model.dtype), METHOD)
     collate = Collator(TASK, None, fast.layout(0), 400, torch.device("cpu"))
     with model.disable_adapter(), torch.no_grad():
         plain = FastPaths(OFF, fast.profile, METHOD)

@@ -9,7 +9,7 @@ import torch
 
 from peftctl.errors import VerificationError
 from peftctl.methods import METHODS, DataFacts
-from peftctl.methods.lora import LoraSettings
+from peftctl.methods.lora_settings import LoraSettings
 from peftctl.model import attach, targets
 from tests import tiny
 
@@ -70,6 +70,26 @@ def test_only_the_adapter_is_trained_in_float32_and_as_many_parameters_as_the_fo
         == 2 * 3 * (32 + 32 + 64 + 32)
     )
     assert attach.total(wrapped) == attach.trainable(wrapped) + sum(p.numel() for p in tiny.llama().parameters())
+
+
+def test_on_the_shapes_of_a_real_model_it_goes_into_the_targets_and_nowhere_else() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=64, tie_word_embeddings=True,
+    )  # fmt: skip
+    with torch.device("meta"):
+        wrapped, matched = put(LlamaForCausalLM(config), LoraSettings(rank=2, alpha=4.0, targets=["q_proj", "up_proj"]))
+    found = {name: tuple(p.shape) for name, p in wrapped.get_base_model().named_parameters() if p.requires_grad}
+    wanted = {}
+    for layer in range(16):
+        query, up = f"model.layers.{layer}.self_attn.q_proj", f"model.layers.{layer}.mlp.up_proj"
+        wanted |= {f"{query}.lora_A.default.weight": (2, 2048), f"{query}.lora_B.default.weight": (2048, 2)}
+        wanted |= {f"{up}.lora_A.default.weight": (2, 2048), f"{up}.lora_B.default.weight": (8192, 2)}
+    assert found == wanted
+    counted = LORA.parameters(LoraSettings(rank=2), attach.anatomy(wrapped.get_base_model(), matched))
+    assert counted == attach.trainable(wrapped) == 16 * 2 * (2048 + 2048 + 2048 + 8192) == 458_752
 
 
 def test_the_seed_fixes_the_start() -> None:

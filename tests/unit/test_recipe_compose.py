@@ -539,5 +539,5 @@ def test_a_method_that_does_not_work_on_the_task_is_a_fault_at_both(
         check(write(tmp_path, r=BASE + "task: causal_lm\n"))
     assert str(refused.value).replace(f"{tmp_path}/", "") == (
         "r.yaml:4:1: method.name: lora does not work on causal_lm: no gradient (see also r.yaml:6:1); "
-        "allowed: tasks other"
+        "allowed: task other"
     )

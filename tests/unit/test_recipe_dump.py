@@ -106,6 +106,13 @@ method:
   rank: 8  # r.yaml
   alpha: 16.0  # default for lora
   dropout: 0.5  # base.yaml
+  rslora: false  # default
+  dora: false  # default
+  init: default  # default
+  lora_bias: false  # default
+  modules_to_save: []  # default
+  trainable_tokens: []  # default
+  target_parameters: []  # default
 train:
   epochs: 1.0  # base.yaml
   batch_size: 3  # --set

@@ -241,9 +241,9 @@ def test_one_fault_is_said_exactly_so(tmp_path: Path, text: str, fault: str) -> 
     ],
 )  # fmt: skip
 def test_a_method_s_fault_is_said_exactly_so(tmp_path: Path, method: str, fault: str) -> None:
-    from peftctl.methods import METHODS
+    from peftctl.recipe.load import ALLOWED
 
-    fault = fault.replace("allowed: lora", f"allowed: {', '.join(METHODS)}")
+    fault = fault.replace("allowed: lora", f"allowed: {ALLOWED}")
     assert faults(tmp_path, BASE.replace("method: lora", f"method: {method}")) == [fault]
 
 

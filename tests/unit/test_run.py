@@ -18,7 +18,7 @@ RESOLVED = "model: m\ndata: {train: t.jsonl}\nmethod: lora\noutput: out\n"
 
 def finished(folder: Path) -> Path:
     folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"kind": "run", "steps": 3}))
+    (folder / "manifest.json").write_text(json.dumps({"kind": "run", "artifact": "adapter", "steps": 3}))
     (folder / "resolved.yaml").write_text(RESOLVED)
     return folder
 
@@ -26,7 +26,7 @@ def finished(folder: Path) -> Path:
 def test_a_finished_run_is_opened_with_its_recipe_and_manifest(tmp_path: Path) -> None:
     run = open_run(finished(tmp_path / "run"))
     assert run.path == tmp_path / "run"
-    assert run.adapter == tmp_path / "run" / "adapter"
+    assert run.artifact == tmp_path / "run" / "adapter"
     assert run.recipe.model.name == "m"
     assert run.manifest["steps"] == 3
 

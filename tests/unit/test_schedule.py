@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peftctl.recipe.schema import ScheduleName, TrainSettings
-from peftctl.train.optim import build_optimizer, schedule
+from peftctl.train.optim import build_optimizer, schedule, set_rate
 
 NAMES: list[ScheduleName] = ["constant", "linear", "cosine"]
 each_name = pytest.mark.parametrize("name", NAMES)
@@ -71,7 +71,7 @@ def test_a_recipe_s_optimizer_is_built_over_what_it_is_given(name: Any, kind: st
     import torch
 
     weight = torch.nn.Parameter(torch.ones(2, 3))
-    made = build_optimizer(TrainSettings(optimizer=name, learning_rate=0.5, weight_decay=0.25), iter([weight]))
+    made = build_optimizer(TrainSettings(optimizer=name, learning_rate=0.5, weight_decay=0.25), iter([(1.0, weight)]))
     assert type(made).__name__ == kind
     [group] = made.param_groups
     assert group["params"] == [weight]
@@ -83,8 +83,20 @@ def test_adamw_s_first_step_is_the_closed_formula() -> None:
     import torch
 
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
-    made = build_optimizer(TrainSettings(optimizer="adamw", learning_rate=0.125, weight_decay=0.5), [weight])
+    made = build_optimizer(TrainSettings(optimizer="adamw", learning_rate=0.125, weight_decay=0.5), [(1.0, weight)])
     weight.grad = torch.tensor([0.3, -4.0, 1e-2])
     made.step()
     wanted = torch.tensor([1.0, -2.0, 0.5]) * (1 - 0.0625) - 0.125 * torch.tensor([1.0, -1.0, 1.0])
     torch.testing.assert_close(weight.detach(), wanted, rtol=0, atol=1e-6)
+
+
+def test_each_tensor_s_rate_is_the_schedule_s_times_its_own_factor() -> None:
+    import torch
+
+    slow, fast = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    made = build_optimizer(TrainSettings(optimizer="sgd", learning_rate=0.5), [(1.0, slow), (16.0, fast)])
+    set_rate(made, 0.125)
+    slow.grad = fast.grad = torch.ones(2)
+    made.step()
+    assert slow.tolist() == [0.875, 0.875]
+    assert fast.tolist() == [-1.0, -1.0]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from typing import Any
 
 import pytest
 
 from peftctl.errors import UsageError
+from peftctl.methods import METHODS
 from peftctl.model import targets
 from tests import tiny
 
@@ -85,12 +88,92 @@ def test_an_untied_head_may_be_asked_for(untied: Any) -> None:
     assert targets.resolve(untied, ["lm_head"]) == {"lm_head": (32, 264)}
 
 
-@pytest.mark.parametrize("wanted", ["lm_head", "*", "lm_*"])
+@pytest.mark.parametrize("wanted", ["lm_head", "*", "lm_*", "*head", "l?_head", "lm_hea[d]", "*_*"])
 def test_a_head_that_is_the_input_embedding_is_refused(llama: Any, wanted: str) -> None:
     assert refused(llama, wanted) == (
         "method.targets: lm_head shares its weight with the input embedding, so an adapter on it "
         "would be merged into both"
     )
+
+
+def nested() -> Any:
+    """A model that sees, around a whole one of text, whose head is its embedding."""
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig
+
+    sees = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    text = OPTConfig(
+        vocab_size=264, hidden_size=32, ffn_dim=64, num_hidden_layers=1, num_attention_heads=4, word_embed_proj_dim=32
+    )
+    config = Blip2Config(
+        vision_config={**sees, "image_size": 28, "patch_size": 14},
+        qformer_config={**sees, "encoder_hidden_size": 32, "vocab_size": 264},
+        text_config=text,
+    )
+    return Blip2ForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("wanted", ["lm_head", "language_model.lm_head", "*.lm_head", "language_model.*", "*"])
+def test_so_is_one_that_lies_deeper(wanted: str) -> None:
+    model = nested()
+    assert model.language_model.lm_head.weight is model.get_input_embeddings().weight
+    assert refused(model, wanted).startswith(
+        "method.targets: language_model.lm_head shares its weight with the input embedding"
+    )
+    assert "language_model.lm_head" not in targets.resolve(model, ["all-linear"])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("wanted", ["lm_head", "lm_*", "*"])
+def test_so_is_one_of_an_encoder_and_decoder_that_share_their_embedding(wanted: str, tied: bool) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    model = T5ForConditionalGeneration(T5Config(vocab_size=264, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4))
+    if not tied:
+        model.lm_head.weight = copy.deepcopy(model.lm_head.weight)
+    if tied:
+        assert refused(model, wanted).startswith("method.targets: lm_head shares its weight with the input embedding")
+    else:
+        assert "lm_head" in targets.resolve(model, [wanted])
+
+
+@pytest.mark.parametrize("wanted", ["embed_tokens", "model.embed_tokens", "*embed*", "*.embed_token?"])
+def test_an_embedding_that_is_the_head_is_refused_and_one_by_itself_is_not(
+    wanted: str, llama: Any, untied: Any
+) -> None:
+    lora = METHODS["lora"]
+    settings = lora.resolve(lora.settings(name="lora", targets=(wanted,)))
+    with pytest.raises(UsageError) as error:
+        targets.of(llama, lora, settings)
+    assert error.value.message.startswith("method.targets: model.embed_tokens shares its weight with lm_head")
+    assert targets.of(untied, lora, settings) == {"model.embed_tokens": (264, 32)}
+
+
+def test_layers_that_share_a_weight_with_each_other_are_refused() -> None:
+    model = tiny.llama(tie_word_embeddings=False)
+    first, second = (model.model.layers[layer].mlp for layer in (0, 1))
+    second.up_proj.weight = first.up_proj.weight
+    for wanted in ("model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj"):
+        other = wanted.replace(".0.", ".x.").replace(".1.", ".0.").replace(".x.", ".1.")
+        assert refused(model, wanted).startswith(f"method.targets: {wanted} shares its weight with {other}, ")
+    assert len(targets.resolve(model, ["down_proj"])) == 2
+
+
+@pytest.mark.parametrize("part", ["a*", "?*", "[a-z]*"])
+def test_a_pattern_of_many_stars_takes_no_longer_than_one_of_few(part: str, llama: Any) -> None:
+    """A regular expression of as many `.*` would try every way of sharing out the letters."""
+    wanted = "*" + part * ((targets.LONGEST - 2) // len(part)) + "#"
+    names = {f"model.layers.{layer}.{'a' * 100}.q_proj": (1, 1) for layer in range(1000)}
+    before = time.process_time()
+    with pytest.raises(UsageError, match="matches no module"):
+        targets.resolve(llama, [wanted], names)
+    assert time.process_time() - before < 2
+
+
+def test_an_entry_longer_than_any_name_is_refused_unread(llama: Any) -> None:
+    assert refused(llama, "[" * 5000) == (
+        "method.targets: an entry of 5,000 characters, longer than any module's name; allowed: at most 300"
+    )
+    assert len(refused(llama, "*" * 300).split("\n")) == 1
 
 
 @pytest.mark.parametrize("wanted", ["qproj", "proj", "_proj", "q_pro", "Q_PROJ", "layers.0", "q_proj.*"])
