@@ -16,6 +16,29 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Of a slow test with more cases than this, scripts/test takes so many, evenly spaced; --whole takes them all.
+MOST = 6
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="every case of the slow tests, as scripts/proofs cases does")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--whole"):
+        return
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("every"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left = set()
+    for of_one in cases.values():
+        taken = {round(at * (len(of_one) - 1) / (MOST - 1)) for at in range(MOST)}
+        left |= {id(item) for at, item in enumerate(of_one) if len(of_one) > MOST and at not in taken}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) in left])
+    items[:] = [item for item in items if id(item) not in left]
+
+
 @pytest.fixture(autouse=True)
 def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.setenv("PEFTCTL_CACHE", str(tmp_path_factory.mktemp("cache")))

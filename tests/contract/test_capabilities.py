@@ -49,6 +49,7 @@ def wanted(able: dict[str, Any], changes: dict[str, Any]) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.filterwarnings("ignore")  # libraries' deprecations, which the script does not see as errors
 @pytest.mark.parametrize(("at", "name"), list(enumerate(METHODS)))
 def test_another_trial_says_the_same(at: int, name: str) -> None:

@@ -243,21 +243,21 @@ def test_a_process_that_is_ended_from_outside_is_no_fault_of_the_config(monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [LLAMA_70B, MIXTRAL_8X7B], ids=["llama-70b", "mixtral"])
 def test_a_large_model_takes_little_time_and_memory(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """Time is held against that of importing torch alone, which a slow or busy machine takes longer for too."""
+    """Processor time is held against that of importing torch alone, which a slow machine takes longer for too."""
     path = config(tmp_path / "it", settings)
     peftctl_there = str(Path(sys.executable).with_name("peftctl"))
     measured = [_taken([peftctl_there, "inspect", str(path)]) for _ in range(3)]
     torch = min(_taken([sys.executable, "-c", "import torch"])[0] for _ in range(3))
-    assert min(seconds for seconds, _ in measured) < 2 * torch
+    assert min(seconds for seconds, _ in measured) < 3 * torch
     assert max(size for _, size in measured) < MOST_BYTES
 
 
 def _taken(command: list[str]) -> tuple[float, float]:
-    """Seconds, and the most bytes that any of its processes had in memory at once."""
+    """Seconds of processor time, and the most bytes that any of its processes had in memory at once."""
     code = (
-        "import resource, subprocess, sys, time; started = time.monotonic(); "
-        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
-        "print(time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)"
     )
     said = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
     seconds, size = said.stdout.split()

@@ -176,9 +176,8 @@ def test_a_bfloat16_base_trains_too(method: str, tmp_path: Path, tiny_model: Pat
     )
     first = next(event for event in events if event["event"] == "eval")
     assert jobs.manifest(run)["metrics"]["loss"] < 0.9 * first["loss"]
-    assert {tensor.dtype for tensor in load_file(run / "adapter" / "adapter_model.safetensors").values()} == {
-        torch.float32
-    }
+    [weights] = (run / METHODS[method].artifact).glob("*.safetensors")
+    assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "prefix_tuning"])
