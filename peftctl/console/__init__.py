@@ -20,7 +20,6 @@ from rich.text import Text
 from peftctl.crashlog import redact
 from peftctl.errors import Fault, PeftctlError, Place, RecipeError
 from peftctl.events import Event, Listener
-from peftctl.model.targets import summary
 
 LONGEST_LINE = 200
 # What may have become of rows, and is said only where it has.
@@ -213,6 +212,8 @@ def lines(event: Event) -> list[str]:
         end += " (from the cache)" if event.get("cached") else ""
         return [f"         {event['source']}: {kept}, {learned}, longest {event['longest']:,}{end}"]
     if kind == "model":
+        from peftctl.model.targets import summary  # it brings every method, which most verbs need not wait for
+
         share = 100 * event["trainable"] / event["parameters"]
         placed = ", ".join(f"{name} x{count}" for name, count in summary(event["targets"]).items())
         return [

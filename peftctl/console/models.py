@@ -9,11 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from peftctl.console import _Console, say, size, visible
-from peftctl.inspection.architecture import Architecture
-from peftctl.inspection.counts import COUNTED_BY_PEFT, SIZES, Count
-from peftctl.inspection.coverage import Choice, written
-from peftctl.inspection.groups import Group
-from peftctl.inspection.match import Match, Matched
+from peftctl.inspection.facts import (
+    COUNTED_BY_PEFT,
+    SIZES,
+    Architecture,
+    Choice,
+    Count,
+    Group,
+    Match,
+    Matched,
+    written,
+)
 from peftctl.inspection.model import ModelFacts
 from peftctl.inspection.roles import EXPERTS, HEAD
 

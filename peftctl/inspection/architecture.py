@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from peftctl.inspection import groups, match, tree
 from peftctl.inspection.blueprint import Blueprint
-from peftctl.inspection.counts import Count, counts
-from peftctl.inspection.coverage import REFUSALS, Choice, Resolver, choices
-from peftctl.inspection.groups import Group
-from peftctl.inspection.match import Match
-from peftctl.inspection.tree import Branch
+from peftctl.inspection.counts import counts
+from peftctl.inspection.coverage import REFUSALS, Resolver, choices
+from peftctl.inspection.facts import Architecture
 from peftctl.methods import METHODS
 
 # The setting of a method that can adapt one tensor for all experts of a layer.
 TENSORS = "target_parameters"
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What transformers builds of a config.
-
-    ``tasks``: what peftctl can train it for, each with the class that is built; ``parameters`` counted once where
-    ``tied`` has them under several names, and ``kinds`` of them; ``layers`` and ``width`` of the language model, 0
-    where its config says neither; ``experts_by``: the methods that can adapt experts that are one tensor;
-    ``left_alone``: what rows of text never go through.
-    """
-
-    class_name: str
-    model_type: str
-    tasks: Mapping[str, str]
-    dtype: str
-    layers: int
-    width: int
-    parameters: int
-    kinds: Mapping[str, int]
-    tied: tuple[tuple[str, ...], ...]
-    groups: tuple[Group, ...]
-    choices: tuple[Choice, ...]
-    counts: tuple[Count, ...]
-    experts_by: tuple[str, ...]
-    left_alone: tuple[str, ...]
-    tree: tuple[Branch, ...] = ()
-    match: Match | None = None
 
 
 def architecture(

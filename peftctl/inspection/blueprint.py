@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,14 +83,16 @@ def _class_for(auto: Any, config: type) -> Any:
 
 
 def _declared(settings: Mapping[str, Any], config: Any) -> Any:
-    """The class that the config's ``architectures`` name, where transformers has it and it is for this config."""
-    import transformers
-
+    """The class that the config's ``architectures`` name, where its model's module has it, for this config."""
     names = settings.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or not re.fullmatch(r"[A-Z]\w{0,100}", name):
         return None
-    found = getattr(transformers, name, None)
+    home = type(config).__module__.replace(".configuration_", ".modeling_")
+    try:
+        found = getattr(importlib.import_module(home), name, None)
+    except ModuleNotFoundError:  # a config of one model that another's classes are built of
+        return None
     return found if getattr(found, "config_class", None) is type(config) else None
 
 

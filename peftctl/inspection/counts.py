@@ -6,34 +6,22 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from peftctl.inspection.coverage import Default, Resolver, reason
+from peftctl.inspection.facts import COUNTED_BY_PEFT, SIZES, Count
 from peftctl.methods import METHODS, Method
 from peftctl.model import attach
 
-SIZES = (8, 16, 64)
 # What a method's size is called in its settings; one that has none of these has no size.
 SETTINGS = ("rank", "tokens", "r", "num_virtual_tokens")
-# Some methods have no formula: PEFT is put into layers of the model's shapes and counts. Importing it takes longer
-# than all the rest, and building on hundreds of layers for each such method a minute.
-COUNTED_BY_PEFT = "counted by PEFT itself, which takes a minute"
-
-
-@dataclass(frozen=True)
-class Count:
-    """What ``method`` trains with its own choice of targets: ``trained`` by the value of its ``setting``, or under 0
-    where it has none; ``why_not`` where it cannot go into the model, or was not counted.
-    """
-
-    method: str
-    setting: str
-    trained: Mapping[int, int] = field(default_factory=dict)
-    why_not: str = ""
 
 
 def counts(resolver: Resolver, defaults: Mapping[str, Default], *, by_peft: bool) -> tuple[Count, ...]:
-    """A count for every method; where only PEFT can count, only with ``by_peft``."""
+    """A count for every method; where only PEFT can count, only with ``by_peft``.
+
+    Some methods have no formula: PEFT is put into layers of the model's shapes and counts. Importing it takes longer
+    than all the rest, and building on hundreds of layers for each such method a minute.
+    """
     with warnings.catch_warnings(), _with_peft() if by_peft else _without_peft():
         return tuple(_count(resolver, METHODS[name], chosen) for name, chosen in defaults.items())
 

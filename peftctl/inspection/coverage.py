@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,6 +9,7 @@ from typing import Any
 
 from peftctl.errors import PeftctlError
 from peftctl.inspection import roles
+from peftctl.inspection.facts import Choice
 from peftctl.inspection.groups import of_linear
 from peftctl.methods import METHODS, Method, MethodSettings
 from peftctl.methods.names import matches
@@ -23,20 +22,6 @@ Shapes = Mapping[str, tuple[int, int]]
 FEW = 50
 # What a method raises where it cannot go into a model, or has a setting without a default.
 REFUSALS = (PeftctlError, NotImplementedError, ValueError, TypeError, AttributeError)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Targets that a recipe may name. ``weights``: how many parameters the layers have that are covered;
-    ``left_out``: the roles of linear layers that are not; ``default_of``: the methods that choose so by themselves.
-    """
-
-    name: str
-    targets: tuple[str, ...]
-    modules: int
-    weights: int
-    left_out: tuple[str, ...]
-    default_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,13 +155,3 @@ def _only(entry: str, universe: Collection[str], wanted: Collection[str]) -> boo
     if not entry or entry == "*":
         return False
     return all(each in wanted for each in universe if matches(entry, each))
-
-
-def written(entries: Sequence[str]) -> str:
-    """``targets`` as a recipe writes them."""
-    scalars = list(map(_scalar, entries))
-    return scalars[0] if len(scalars) == 1 and scalars[0] == entries[0] else f"[{', '.join(scalars)}]"
-
-
-def _scalar(entry: str) -> str:
-    return entry if re.fullmatch(r"[\w.-]+", entry) else json.dumps(entry, ensure_ascii=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftctl.inspection import roles
+from peftctl.inspection.facts import Group
 from peftctl.model.targets import linear_shapes
 
 VISION, AUDIO, PROJECTOR = "vision", "audio", "projector"
@@ -19,26 +20,6 @@ KINDS = {
     roles.EMBEDDING: "embeddings",
     roles.HEAD: "head",
 }
-
-
-@dataclass(frozen=True)
-class Group:
-    """Layers of one name, but for their numbers, of one shape and type.
-
-    ``shape`` is (inputs, outputs) of a linear layer, that of the tensor otherwise; ``part`` the tower beside the
-    language model that they belong to, "" for itself; ``tied``: their weight is another module's too, and counted
-    there.
-    """
-
-    role: str
-    part: str
-    name: str
-    shape: tuple[int, ...]
-    layers: int
-    type: str
-    linear: bool
-    parameters: int
-    tied: bool = False
 
 
 @dataclass(frozen=True)

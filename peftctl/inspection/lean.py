@@ -15,7 +15,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ OPTIONAL = ("scipy", "sklearn", "accelerate", "peft", "bitsandbytes")
 RULES = "torch._meta_registrations"
 # The compiler, and what is for tracing.
 STOOD_IN = ("torch._dynamo", "torch.export", RULES)
+# It reads every file of every model, half a second's worth, to know all names that ``transformers`` has.
+LISTING = "transformers.utils.import_utils"
 
 
 class _Nothing:
@@ -58,7 +60,7 @@ class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     ) -> importlib.machinery.ModuleSpec | None:
         if any(fullname == name or fullname.startswith(f"{name}.") for name in self.names):
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-        return None
+        return _short_listing(path) if fullname == LISTING else None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         return _Empty(spec.name)
@@ -67,12 +69,55 @@ class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Nothing: the module stays empty."""
 
 
+def _short_listing(path: Sequence[str] | None) -> Any:
+    """The module that lists names, made to list at first only the auto classes, and all models when another is asked
+    for."""
+    spec: Any = importlib.machinery.PathFinder.find_spec(LISTING, path)
+    run = spec.loader.exec_module
+
+    def run_and_shorten(module: Any) -> None:
+        run(module)
+        models, listed = Path(module.__file__).parents[1] / "models", module.create_import_structure_from_path
+        known = module._LazyModule.__getattr__
+
+        def of(path: str | Path) -> Any:
+            folder = Path(path).parent if Path(path).is_file() else Path(path)
+            return {"auto": listed(folder / "auto")} if folder == models else listed(folder)
+
+        def found(self: Any, name: str) -> Any:
+            try:
+                return known(self, name)
+            except AttributeError:
+                # A name in small letters is a module, not yet imported.
+                is_class = self.__name__ == "transformers" and name[:1].isupper()
+                home = _home(name, listed(models)) if is_class else None
+                if home is None:
+                    raise
+                return getattr(importlib.import_module(f"transformers.models.{home}"), name)
+
+        module.create_import_structure_from_path = of
+        module._LazyModule.__getattr__ = found
+
+    spec.loader.exec_module = run_and_shorten
+    return spec
+
+
+def _home(name: str, listing: Mapping[str, Any]) -> str | None:
+    """The module below ``transformers.models`` that has ``name``, by the listing of all of them."""
+    for folder, by_needs in listing.items():
+        for modules in by_needs.values():
+            for module, names in modules.items() if isinstance(modules, dict) else ():
+                if name in names:
+                    return f"{folder}.{module}"
+    return None
+
+
 _stand_ins = _StandIns()
 _rules: list[Any] = []  # those that stand in for torch's, for as long as they are held here
 
 
 def import_lean() -> None:
-    """Import torch and transformers' model classes so, for the rest of this process."""
+    """Import torch so, and from now on transformers, for the rest of this process."""
     gc.disable()  # nothing of an import is garbage, and looking for it takes a tenth of the time
     for name in OPTIONAL:  # None is the import system's own word for a module that is not there
         sys.modules[name] = None  # type: ignore[assignment]
@@ -83,13 +128,6 @@ def import_lean() -> None:
     torch.compiler.disable = torch.compiler.allow_in_graph = torch.compiler.assume_constant_result = _Nothing
     _rules.append(torch.library.Library("aten", "IMPL", "Meta"))
     _rules[0].impl("where.self", _where)
-    import transformers
-    from transformers.utils import import_utils
-
-    # It reads the folder of its models twice, a quarter of a second each, under two spellings of one path.
-    read = import_utils.create_import_structure_from_path
-    import_utils.create_import_structure_from_path = lambda path: read(_folder(path))
-    assert transformers.__version__
 
 
 def _where(condition: Any, one: Any, other: Any) -> Any:
@@ -106,7 +144,3 @@ def add_rules() -> bool:
     del sys.modules[RULES]
     importlib.import_module(RULES)
     return True
-
-
-def _folder(path: str | Path) -> Path:
-    return Path(path).parent if Path(path).is_file() else Path(path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from peftctl.errors import UsageError
 from peftctl.inspection import roles
 from peftctl.inspection.coverage import REFUSALS, Resolver, reason
+from peftctl.inspection.facts import Match, Matched
 from peftctl.inspection.groups import of_linear
 from peftctl.methods.names import matches
 from peftctl.model import targets
@@ -15,30 +15,6 @@ from peftctl.model.targets import LONGEST
 from peftctl.nearest import distance
 
 NEAR = 6
-
-
-@dataclass(frozen=True)
-class Matched:
-    """Layers of one name but for their numbers: ``layers`` of ``of`` there are."""
-
-    name: str
-    layers: int
-    of: int
-    role: str
-    type: str
-
-
-@dataclass(frozen=True)
-class Match:
-    """What ``pattern`` matches: linear layers, other modules; ``near``: names that it just misses; ``refused``: what
-    a recipe would be told that had it among its targets, "" for nothing.
-    """
-
-    pattern: str
-    linear: tuple[Matched, ...]
-    others: tuple[Matched, ...]
-    near: tuple[str, ...]
-    refused: str
 
 
 def match(model: Any, pattern: str) -> Match:

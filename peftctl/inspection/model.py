@@ -14,7 +14,7 @@ from typing import Any, Literal
 from peftctl.errors import MachineError, UsageError
 from peftctl.inspection import bounded, gguf_head, weights
 from peftctl.inspection.apart import Apart, Question
-from peftctl.inspection.architecture import Architecture
+from peftctl.inspection.facts import Architecture
 from peftctl.inspection.gguf_head import Stored
 from peftctl.inspection.weights import Disk
 from peftctl.inspection.what import CONFIG, What, beside

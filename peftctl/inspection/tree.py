@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from peftctl.inspection.facts import Branch
+
 Signature = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Branch:
-    """A module, ``depth`` below the model. ``name``: as its parent calls it, ``0-79`` for eighty that are alike;
-    ``parameters``: of all of them, with what is below; ``shapes``: those of its own.
-    """
-
-    depth: int
-    name: str
-    type: str
-    parameters: int
-    shapes: tuple[str, ...]
 
 
 def tree(model: Any) -> tuple[Branch, ...]:

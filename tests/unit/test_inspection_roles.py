@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peftctl.errors import UsageError
-from peftctl.inspection import coverage, groups, match, roles, tree
+from peftctl.inspection import coverage, facts, groups, match, roles, tree
 from peftctl.methods import METHODS
 from peftctl.model import targets
 from peftctl.model.targets import linear_shapes, resolve
@@ -179,7 +179,7 @@ def test_tied_names_are_those_of_one_parameter(llama: Any) -> None:
     assert groups.tied(tiny.llama(tie_word_embeddings=False)) == ()
 
 
-def choices(model: Any) -> dict[str, coverage.Choice]:
+def choices(model: Any) -> dict[str, facts.Choice]:
     resolver = coverage.Resolver(model)
     defaults = {name: resolver.default(method) for name, method in METHODS.items()}
     return {choice.name: choice for choice in coverage.choices(resolver, defaults)}
@@ -248,7 +248,7 @@ def test_patterns_are_quoted_where_yaml_would_read_a_sign() -> None:
     import yaml
 
     for entries in (("all-linear",), ("q_proj", "v_proj"), ("*[0-9].out",), ("a", "b.*.c"), ('["q]_?',)):
-        read = yaml.safe_load(f"targets: {coverage.written(entries)}")["targets"]
+        read = yaml.safe_load(f"targets: {facts.written(entries)}")["targets"]
         assert tuple([read] if isinstance(read, str) else read) == entries
 
 
