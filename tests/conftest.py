@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+HOMES = itertools.count()
 # Of a slow test with more cases than this, scripts/test takes so many, evenly spaced; --whole takes them all.
 MOST = 6
 
@@ -24,7 +26,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="every case of the slow tests, as scripts/proofs cases does")
 
 
+# What is in these is slow, but for what is marked quick.
+SLOW = tuple(Path(__file__).parent / folder for folder in ("integration", "properties", "distributed"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _leave_out(config, items)
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in SLOW) and not item.get_closest_marker("quick"):
+            item.add_marker("slow")
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--whole"):
         return
     cases: dict[str, list[pytest.Item]] = {}
@@ -41,7 +55,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("PEFTCTL_CACHE", str(tmp_path_factory.mktemp("cache")))
+    # mktemp would look through all homes before this one for a free number.
+    home = tmp_path_factory.getbasetemp() / f"cache-{next(HOMES)}"
+    home.mkdir()
+    monkeypatch.setenv("PEFTCTL_CACHE", str(home))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
 

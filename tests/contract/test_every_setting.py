@@ -287,6 +287,8 @@ def test_on_bad_row_says_what_becomes_of_a_bad_row(folder: Path, monkeypatch: py
     assert '"broken JSON": 1' in observed(folder, dropping, monkeypatch)["said"]
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("name", CHANGES)
 def test_changing_it_changes_something_observable(
     name: str, shared: Path, seen: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch

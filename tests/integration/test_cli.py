@@ -33,6 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     return made
 
 
+@pytest.mark.quick
 def test_train_prints_plain_lines_and_leaves_a_run(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "r.yaml").write_text(jobs.recipe_text(tmp_path, tiny_model))
     code, out, err = peftctl("train", tmp_path / "r.yaml", "--output", tmp_path / "there")
@@ -166,6 +167,7 @@ def test_another_base_under_the_same_name_is_refused(tmp_path: Path) -> None:
     assert "is not the base model this run was trained on" in err
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("sections", "code", "said"),
     [

@@ -63,6 +63,7 @@ def trainer_losses(base: Path, folder: Path, order: list[int], rows: list[dict[s
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.quick
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_the_trajectory_is_that_of_the_hugging_face_trainer(tmp_path: Path, tiny_model: Path) -> None:
     from transformers import AutoTokenizer

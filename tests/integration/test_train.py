@@ -19,6 +19,7 @@ from peftctl.tasks import TASKS, Layout
 from tests import jobs, tiny
 
 
+@pytest.mark.quick
 def test_a_run_leaves_all_its_files_and_learns(tmp_path: Path, tiny_model: Path) -> None:
     run, events = jobs.train(tmp_path, tiny_model, train={"epochs": 6}, data={"eval": {"count": 8}})
 
@@ -44,6 +45,7 @@ def test_a_run_leaves_all_its_files_and_learns(tmp_path: Path, tiny_model: Path)
     assert logged == json.loads(json.dumps(events))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_plain_peft_loads_the_adapter_and_gives_the_trained_models_logits(
     tmp_path: Path, tiny_model: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
@@ -73,6 +75,7 @@ def test_plain_peft_loads_the_adapter_and_gives_the_trained_models_logits(
     assert (found - before).abs().max() > 10 * rounding  # the adapter does something
 
 
+@pytest.mark.quick
 def test_the_same_recipe_and_seed_give_the_same_bits_and_another_seed_does_not(
     tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -212,6 +215,7 @@ def test_no_row_left_is_a_data_error_that_leaves_no_run(tmp_path: Path, tiny_mod
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.quick
 def test_a_faulty_row_is_named_before_weights_are_loaded(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

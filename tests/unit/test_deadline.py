@@ -38,6 +38,8 @@ def spin(seconds: float) -> None:
         pass
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("template", [ENDLESS, DOUBLING], ids=["loops", "macros"])
 def test_a_template_that_never_ends_is_stopped_and_named(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "MOST_SECONDS", 0.2)
@@ -70,6 +72,8 @@ def test_threads_that_render_at_once_are_each_stopped(monkeypatch: pytest.Monkey
     assert said == ["the chat template takes more than 0.3 seconds to write 2 messages"] * 4
 
 
+@pytest.mark.slow
+@pytest.mark.every
 def test_a_thread_within_its_time_is_never_hit_by_another_s(often: None) -> None:
     """One thread is stopped again and again while others work in contexts that they always leave in time."""
     over, done = threading.Event(), [0, 0]
@@ -91,6 +95,8 @@ def test_a_thread_within_its_time_is_never_hit_by_another_s(often: None) -> None
     assert min(done) > 5
 
 
+@pytest.mark.slow
+@pytest.mark.every
 def test_a_deadline_that_is_met_leaves_nothing_behind(often: None) -> None:
     """Work that ends near its deadline is either in time or over time, and what comes after is hit by neither."""
     ends = {"in time": 0, "over time": 0}

@@ -83,6 +83,8 @@ def apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("paths", [*((path,) for path in PATHS), PATHS], ids="+".join)
 @pytest.mark.parametrize("kind", MODELS)
@@ -97,6 +99,8 @@ def test_in_float32_a_fast_path_changes_rounding_alone(kind: str, paths: tuple[s
     assert apart(outcome(model, only(*paths), tokens=10)[1], wanted) < 100 * EPS
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("paths", [*((path,) for path in PATHS), PATHS], ids="+".join)
 @pytest.mark.parametrize("kind", MODELS)
 def test_in_bfloat16_a_fast_path_is_no_further_from_float32_than_the_plain_one(

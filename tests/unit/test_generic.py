@@ -293,6 +293,8 @@ def test_a_bias_is_counted_where_there_is_one() -> None:
 # What it does.
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_row_is_the_same_alone_padded_and_before_other_tokens(name: str) -> None:
     plain = tiny.llama().eval()

@@ -351,6 +351,8 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object] | None, dic
 }
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("fault", DAMAGED)
 def test_what_is_wrong_is_said(tmp_path: Path, fault: str) -> None:
     damage, fields, kind, message = DAMAGED[fault]

@@ -336,6 +336,8 @@ def test_memory_is_bounded_whatever_a_file_holds(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 7  # the one long text in a header is as it may be
 
 
+@pytest.mark.slow
+@pytest.mark.every
 def test_a_pattern_that_backtracks_for_ever_is_given_up() -> None:
     names = ["model.layers.0.self_attn.q_proj"]
     assert first_matches([r"([\w.]+)+!"], names) is None

@@ -126,6 +126,8 @@ def test_losses_that_were_not_finite_are_none_and_skipped_updates_are_counted(ru
     assert (facts.loss, facts.skipped_updates, facts.step) == (None, 2, 2)
 
 
+@pytest.mark.slow
+@pytest.mark.every
 def test_a_journal_of_any_length_is_read_at_its_ends(run: Path) -> None:
     unfinish(run)
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

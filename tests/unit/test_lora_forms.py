@@ -61,6 +61,8 @@ def test_what_is_trained_is_float32_and_gets_a_gradient_and_logits_keep_the_base
     assert {name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()} == set()
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("variant", SOME)
 def test_what_is_saved_gives_the_trained_logits_back_and_off_it_is_the_base(

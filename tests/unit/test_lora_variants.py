@@ -121,6 +121,8 @@ def test_lora_bias_is_scaled_with_the_update(kind: str) -> None:
 # Starts.
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["tied", "gpt2"])
 @pytest.mark.parametrize(

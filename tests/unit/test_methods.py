@@ -381,6 +381,8 @@ def written_out(method: str, made: Any, shapes: Any, layers_of: int, width: int,
     return total
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize(("method", "settings"), SIZES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_many_numbers_are_trained_as_the_formula_and_peft_say(
@@ -567,6 +569,8 @@ def by_hand(model: Any, virtual: int) -> float:
     return total
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize(("method", "kind"), pairs(ADDED))
 def test_rows_padded_together_give_the_loss_and_gradients_of_rows_alone(method: str, kind: str) -> None:
     model, made, _ = put(KINDS[kind](), method, **({"tokens": 3} if method not in IN_LAYERS else {}))

@@ -307,6 +307,8 @@ def test_resolving_says_what_is_open_and_changes_nothing_twice() -> None:
 # What is kept.
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -406,6 +408,8 @@ def test_the_loss_is_that_of_each_row_s_own_tokens(way: str, kind: str, slices: 
         assert sum(measured["loss"]) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("way", WAYS)
 def test_text_is_made_alike_with_a_cache_asked_for_and_without(way: str, kind: str, tmp_path: Path) -> None:

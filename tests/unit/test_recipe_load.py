@@ -424,13 +424,13 @@ def chained(link: str, count: int, last: str) -> str:
     ],
     ids=["lists", "merges", "merges in merges", "a chain", "a chain of merges"],
 )
-def test_aliases_of_aliases_are_refused_within_a_second_and_before_they_fill_the_memory(
+def test_aliases_of_aliases_are_refused_within_seconds_and_before_they_fill_the_memory(
     tmp_path: Path, bomb: str
 ) -> None:
     begun, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     [fault] = faults(tmp_path, BASE + bomb)
     assert fault.endswith(TOO_MUCH)
-    assert time.process_time() - begun < 1
+    assert time.process_time() - begun < 5  # read to their end they take hours
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100_000  # kilobytes
 
 

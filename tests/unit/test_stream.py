@@ -96,6 +96,8 @@ def test_a_file_without_an_end_is_never_read_to_it(tmp_path: Path) -> None:
     assert len(texts(recipe(tmp_path), 900)) == 900
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0), (0.5, 2.0), (1.0, 2.5)])
 def test_sources_are_mixed_by_their_weights(tmp_path: Path, weights: tuple[float, float]) -> None:
     one, two = lines(tmp_path / "a.jsonl", 7, "a"), lines(tmp_path / "b.jsonl", 50, "b")
@@ -287,6 +289,8 @@ def test_a_look_at_a_stream_takes_each_source_s_first_rows_once(tmp_path: Path) 
 # Memory
 
 
+@pytest.mark.slow
+@pytest.mark.every
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifteen times the rows, read to their end, take no more memory than some."""
     monkeypatch.setattr(stream, "BLOCK", 64)

@@ -323,6 +323,8 @@ def test_adapters_keep_all_their_bits_on_a_bfloat16_base(pair: tuple[str, str]) 
 # Saved and read back.
 
 
+@pytest.mark.slow
+@pytest.mark.every
 @pytest.mark.parametrize("settings", [{}, {"depth": 3, "hidden": 8, "top_k": 1}, {"train_adapters": True}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_saved_gives_the_same_bits_without_the_adapters_it_was_made_of(
