@@ -60,7 +60,7 @@ def generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=sampling.max_new_tokens,
-            eos_token_id=stop_ids(model, tokenizer),
+            eos_token_id=stop_ids(model.generation_config, tokenizer),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             streamer=_streamer(tokenizer, heard) if heard else None,
             **choice,
@@ -69,10 +69,10 @@ def generate(
     return text
 
 
-def stop_ids(model: Any, tokenizer: Any) -> list[int]:
+def stop_ids(generation_config: Any, tokenizer: Any) -> list[int]:
     """Every id that ends a text: the tokenizer's, the model's own, and the one that ends a turn of its template."""
     stops: set[int] = set()
-    configured = model.generation_config.eos_token_id
+    configured = generation_config.eos_token_id
     stops.update([configured] if isinstance(configured, int) else configured or [])
     if tokenizer.eos_token_id is not None:
         stops.add(tokenizer.eos_token_id)

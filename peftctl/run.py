@@ -184,7 +184,7 @@ def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
     run = open_run(Path(path))
     run.check_intact()
     recipe, task = run.recipe, TASKS[run.recipe.task.name]
-    found = located.locate(_with_base(run, base), lambda _: None)
+    found = located.locate(at_base(run, base), lambda _: None)
     identity.check(found, run.manifest["base"])
     model = loading.load_model(found, recipe.model, task, recipe.model.dtype)
     method = METHODS[recipe.method.name]
@@ -202,7 +202,7 @@ def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
     return LoadedRun(run, model, tokenizer, collate, fast)
 
 
-def _with_base(run: Run, base: str | Path | None) -> Recipe:
+def at_base(run: Run, base: str | Path | None) -> Recipe:
     """The run's recipe with its base at ``base``; where it was a file and its plain folder is gone, with the file."""
     source = run.manifest["base"].get("source")
     if base is not None:

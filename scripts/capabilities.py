@@ -23,6 +23,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 BITS = (4, 8)
 STEPS, LENGTH, SEED = 12, 12, 0
+QUICK = 5e-3  # the least learning rate that so few steps show much at
 
 
 def two_adapters(base: Any, folder: Path) -> dict[str, Any]:
@@ -62,6 +63,10 @@ class NotMerged(Exception):
     """All but merging went well. Its text says what merging did."""
 
 
+class NotFalling(ValueError):
+    """The loss is no lower after training than before."""
+
+
 def tried(names: Iterable[str] | None = None, seed: int = SEED, **sizes: Any) -> dict[str, Any]:
     """For every method, or those in ``names``: on tasks, families, quantised bases, in bfloat16, with checkpointing,
     packed rows, and whether it merges.
@@ -99,7 +104,10 @@ def _cell(method: Any, task: Any, seed: int, sizes: dict[str, Any]) -> Callable[
 
     def run(**changes: Any) -> tuple[Verdict, Verdict]:
         try:
-            _try(method, task, seed, sizes, **changes)
+            try:
+                _try(method, task, seed, sizes, **changes)
+            except NotFalling:  # so high a rate can be too high for weights of the model's own
+                _try(method, task, seed, sizes, **changes, rate=QUICK / 10)
         except NotMerged as error:
             return YES, str(error)
         except Exception as error:
@@ -131,6 +139,7 @@ def _try(  # noqa: PLR0913 - what a cell is
     checkpointing: bool = False,
     packing: bool = False,
     merge: bool = False,
+    rate: float | None = None,
 ) -> None:
     import torch
 
@@ -161,7 +170,7 @@ def _try(  # noqa: PLR0913 - what a cell is
             model.get_base_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs=reentrant)
         ids = torch.randint(3, sizes["vocab_size"], (2, LENGTH))
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        _train(method, settings, model, inputs)
+        _train(method, settings, model, inputs, rate or max(method.learning_rate, QUICK))
         method.finish(model)
         trained = adapter.logits(model, inputs)
         saved = Path(folder) / "saved"
@@ -214,12 +223,12 @@ def _base(task: Any, family: str, sizes: dict[str, Any], bits: int, seed: int) -
     return model
 
 
-def _train(method: Any, settings: Any, model: Any, inputs: Any) -> None:
-    """Some updates on one batch. Raises ValueError where the loss does not fall, or a tensor gets no gradient."""
+def _train(method: Any, settings: Any, model: Any, inputs: Any, rate: float) -> None:
+    """Some updates on one batch. Raises NotFalling where the loss is not lower, ValueError where a tensor gets no
+    gradient."""
     import torch
 
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    rate = max(method.learning_rate, 5e-3)
     optimizer = torch.optim.AdamW(
         [{"params": [p], "lr": rate * method.rate(settings, name)} for name, p in trained.items()]
     )
@@ -238,7 +247,7 @@ def _train(method: Any, settings: Any, model: Any, inputs: Any) -> None:
     if silent:
         raise ValueError(f"{len(silent)} tensors get no gradient, {min(silent)} among them")
     if not after < before:
-        raise ValueError(f"the loss does not fall ({before:.4f} to {after:.4f})")
+        raise NotFalling(f"the loss does not fall ({before:.4f} to {after:.4f})")
 
 
 def _measured(model: Any, inputs: Any, virtual: int) -> float:

@@ -2,7 +2,7 @@
 
     python scripts/tables.py [--check]     --check tries no capabilities, which takes minutes: tests try some of them
 
-model_types   for each task, the model types that transformers has a class for
+model_types   for each task, the model types that transformers has a class for, as load.auto_class chooses it
 peft_configs  for each method, PEFT's config class: every field's type and default; help too where we have no class
 capabilities  for each method, on which tasks, families, quantised bases it was built on a tiny model, trained and read
               back equal; whether with gradient checkpointing; whether it merges (scripts/capabilities.py)
@@ -29,7 +29,9 @@ def main() -> None:
     quiet_libraries()
     stale = []
     tables = {"model_types": model_types, "peft_configs": peft_configs, "capabilities": capabilities}
-    if "--check" in sys.argv:
+    if named := [name for name in sys.argv[1:] if name != "--check"]:
+        tables = {name: tables[name] for name in named}
+    elif "--check" in sys.argv:
         del tables["capabilities"]  # tests/contract/test_capabilities.py, and all of it scripts/proofs matrix
     for name, make in tables.items():
         text = json.dumps(make(), indent=1, sort_keys=True) + "\n"
@@ -47,12 +49,16 @@ def main() -> None:
 def model_types() -> dict[str, Any]:
     import transformers
 
+    from peftctl.model.load import auto_class
     from peftctl.tasks import TASKS
 
     by_task = {}
     for task in TASKS.values():
-        mapping = task.model_class()._model_mapping
-        by_task[task.name] = sorted(config.model_type for config in mapping if config.model_type)
+        own = task.model_class()._model_mapping
+        # Another class is chosen by what a config says, so one of each kind is made for it.
+        others = (each for each in transformers.AutoModelForMultimodalLM._model_mapping if each not in own)
+        able = [*own, *(each for each in others if each in auto_class(task, each())._model_mapping)]
+        by_task[task.name] = sorted({config.model_type for config in able if config.model_type})
     return {"transformers": transformers.__version__, "tasks": by_task}
 
 

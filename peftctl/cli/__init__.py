@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from peftctl import __version__
-from peftctl.cli import data, inspect, methods, recipes, runs, train
+from peftctl.cli import data, inspect, merge, methods, recipes, runs, train
 
 app = typer.Typer(
     name="peftctl",
@@ -32,6 +32,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "cache": data.cache,
     "eval": runs.evaluate,
     "generate": runs.generate,
+    "merge": merge.merge,
     "export": runs.export,
 }
 for name, verb in VERBS.items():

@@ -106,11 +106,12 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Ship what a run left, checked."""
-    from peftctl import console
+    from peftctl import console, quiet
     from peftctl.exporters.export import export as publish
     from peftctl.run import open_run
 
-    manifest = publish(open_run(run), out, to)
+    quiet.no_progress_bars()
+    manifest = publish(open_run(run), out, to, console.note)
     if as_json:
         console.say_json(manifest)
     else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from peftctl.exporters import adapter
+from peftctl.exporters import adapter, merged
 from peftctl.exporters.contract import Exporter
 
-EXPORTERS: dict[str, Exporter] = {exporter.name: exporter for exporter in (adapter.EXPORTER,)}
+EXPORTERS: dict[str, Exporter] = {exporter.name: exporter for exporter in (adapter.EXPORTER, merged.EXPORTER)}
 
 __all__ = ["EXPORTERS", "Exporter"]

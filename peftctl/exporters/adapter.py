@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ class Adapter:
     def accepts(self, run: Run) -> str:
         return "" if run.manifest["artifact"] == "adapter" else "the run trained the model itself, not an adapter"
 
-    def write(self, run: Run, folder: Path) -> None:
+    def write(self, run: Run, folder: Path, note: Callable[[str], None]) -> None:
         shutil.copytree(run.artifact, folder, dirs_exist_ok=True)
 
-    def verify(self, run: Run, folder: Path) -> Mapping[str, Any]:
+    def verify(self, run: Run, folder: Path, written: None) -> Mapping[str, Any]:
         """Every file is, byte for byte, the one whose reload gave the trained model's logits."""
         recorded = {
             name.removeprefix("adapter/"): entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,10 +23,10 @@ class Exporter(Protocol):
     def accepts(self, run: Run) -> str:
         """Why this run cannot be exported so, or "" where it can."""
 
-    def write(self, run: Run, folder: Path) -> None:
-        """Fill the empty ``folder``."""
+    def write(self, run: Run, folder: Path, note: Callable[[str], None]) -> Any:
+        """Fill the empty ``folder``, and return what ``verify`` has to know of it. ``note`` hears what takes time."""
 
-    def verify(self, run: Run, folder: Path) -> Mapping[str, Any]:
+    def verify(self, run: Run, folder: Path, written: Any) -> Mapping[str, Any]:
         """Check ``folder`` against the run and return the figures: ``verified`` is "yes", or "no" with a ``reason``.
 
         Raises VerificationError where it differs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from peftctl.nearest import nearest
 from peftctl.run import Run
 
 
-def export(run: Run, out: Path, to: str) -> dict[str, Any]:
-    """Publish the run's result as ``to`` in ``out`` and return the manifest written there.
+def export(run: Run, out: Path, to: str, note: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Publish the run's result as ``to`` in ``out`` and return the manifest written there. ``note`` hears what takes
+    time.
 
     Raises UsageError where there is no such form, or where it or ``out`` will not do; VerificationError where what
     was written differs from the run. Then ``out`` does not exist.
@@ -27,8 +29,7 @@ def export(run: Run, out: Path, to: str) -> dict[str, Any]:
     if reason := exporter.accepts(run):
         raise UsageError(f"{run.path} cannot be exported as {to}: {reason}")
     with publish_directory(out.absolute()) as folder:
-        exporter.write(run, folder)
-        verified = exporter.verify(run, folder)
+        verified = exporter.verify(run, folder, exporter.write(run, folder, note))
         manifest = {
             "manifest": 1,
             "kind": "export",

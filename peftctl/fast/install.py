@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -106,7 +107,7 @@ def _norm_offset(module: Any, verdicts: dict[Any, Any], compile: bool) -> float 
     weight = getattr(module, "weight", None)
     if "RMSNorm" not in type(module).__name__ or not isinstance(weight, Tensor) or weight.dim() != 1:
         return None
-    if not isinstance(_eps(module), float) or weight.requires_grad:
+    if not isinstance(_eps(module), float) or weight.requires_grad or not _takes_one(module):
         return None
     if type(module) not in verdicts:
         x = random(weight, 3, len(weight))
@@ -118,6 +119,11 @@ def _norm_offset(module: Any, verdicts: dict[Any, Any], compile: bool) -> float 
                 break
     found: float | None = verdicts[type(module)]
     return found
+
+
+def _takes_one(module: Any) -> bool:
+    """Whether its forward takes one tensor and nothing more: a gated norm takes a gate too."""
+    return len(signature(module.forward).parameters) == 1
 
 
 def _eps(module: Any) -> Any:

@@ -78,6 +78,12 @@ def read_base(folder: Path) -> Base:
     """The model in ``folder``, or beside the config.json that it names. Raises UsageError where there is none."""
     if folder.name == "config.json" and bounded.is_file(folder):
         folder = folder.parent
+    if folder.suffix.lower() == ".gguf" and bounded.is_file(folder):
+        raise UsageError(
+            f"{folder} is a GGUF file, whose tensors have other names than an adapter's modules; "
+            "allowed: the model's folder",
+            "a run on the file converts it to a folder, which the adapter names (base_model_name_or_path)",
+        )
     if bounded.is_file(folder):
         raise UsageError(f"{folder} is a file, where the folder of a base model was expected")
     if "config.json" not in bounded.names(folder):

@@ -10,7 +10,7 @@ Trains initial_rank * (inputs + outputs + 1) for each target. Merged into the we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,7 +70,13 @@ class Adalora(PeftMethod):
     # The paper's own runs use 5e-4 to 2.2e-3 (its appendix, over GLUE, XSum and SQuAD).
     learning_rate: float = 1e-3
 
+    def contradictions(self, settings: AdaloraSettings) -> Iterator[tuple[str, str, str]]:
+        if settings.initial_rank is not None and settings.initial_rank < settings.rank:
+            problem = f"below the rank that is to be left (found {settings.initial_rank})"
+            yield "initial_rank", problem, f"at least {settings.rank}"
+
     def resolve(self, settings: Any) -> MethodSettings:
+        self.refuse(settings)
         initial = settings.initial_rank or -(-3 * settings.rank // 2)
         alpha = settings.alpha if settings.alpha is not None else 2.0 * initial
         made: MethodSettings = settings.model_copy(update={"initial_rank": initial, "alpha": alpha})
@@ -81,11 +87,6 @@ class Adalora(PeftMethod):
     ) -> Mapping[str, Any]:
         # PEFT brings ranks down to the last one where they settle, so one step at least is left for it.
         start, settle = int(settings.start * facts.steps), max(1, int(settings.settle * facts.steps))
-        if (settings.initial_rank or 0) < settings.rank:
-            raise UsageError(
-                f"method.initial_rank: below the rank that is to be left (found {settings.initial_rank}); allowed: at "
-                f"least {settings.rank}"
-            )
         if start >= facts.steps - settle:
             raise UsageError(
                 f"method.start, method.settle: leave no step for ranks to fall in a run of {facts.steps} steps",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
@@ -153,8 +153,15 @@ class Method(Protocol):
     def learning_rate(self) -> float:
         """The peak learning rate that works for it unless the recipe says otherwise."""
 
+    def contradictions(self, settings: Any) -> Iterable[tuple[str, str, str]]:
+        """Its settings that do nothing beside the others or do not go with them, as far as that is known without a
+        model: each with what is wrong, and what goes or ""."""
+
     def resolve(self, settings: Any) -> MethodSettings:
-        """The same settings with every default that depends on another made explicit."""
+        """The same settings with every default that depends on another made explicit.
+
+        Raises UsageError with the settings' contradictions.
+        """
 
     def choose(self, model: Any) -> Sequence[str]:
         """Its own choice of targets in ``model``, as a recipe would write them: for settings that leave it open."""
@@ -204,8 +211,16 @@ class Method(Protocol):
         Raises UsageError where they are none of this method's, or of other shapes.
         """
 
+    def start_clash(self, settings: Any) -> tuple[str, str, str] | None:
+        """The setting, by its full name, that does not go with ``train.init_from``, why, and what goes; None where all
+        do."""
+
     def rounds(self, settings: Any) -> bool:
         """Whether what is saved is another form of what was trained, equal to it but for rounding."""
+
+    def needs_base(self, settings: Any, folder: Path) -> str:
+        """Why merging what was saved in ``folder`` takes the base model's weights all at once, or "" where each layer
+        can be merged with its own weight alone, which may be nothing while the method is loaded."""
 
     def clash(self, settings: Any, bits: int) -> tuple[str, str, str] | None:
         """The setting that does not go with a base quantised to ``bits``, why, and what goes; None where all do."""

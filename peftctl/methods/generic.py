@@ -13,7 +13,7 @@ from peftctl.methods.contract import Anatomy, BaseName, DataFacts, MethodSetting
 from peftctl.methods.generic_facts import FACTS
 from peftctl.methods.generic_limits import BY_TARGET, EITHER
 from peftctl.methods.generic_settings import settings_of
-from peftctl.methods.lora_places import numbers
+from peftctl.methods.names import numbers
 from peftctl.methods.peft_method import PeftMethod, own_fields, transposed
 from peftctl.tables import table
 

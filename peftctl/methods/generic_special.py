@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from peftctl.errors import UsageError
+from peftctl.methods import prefix_cache
 from peftctl.methods.contract import DataFacts
 from peftctl.methods.peft_method import own_fields, transposed
 
@@ -166,6 +167,10 @@ def _pruned_in_time(model: Any, settings: Any, targets: Sequence[str], facts: Da
         )
 
 
+def _beside_a_plain_cache(model: Any, settings: Any, targets: Sequence[str], facts: DataFacts) -> None:
+    prefix_cache.check(model)
+
+
 def _not_transposed(model: Any, settings: Any, targets: Sequence[str], facts: DataFacts) -> None:
     if transposed(model, targets):
         raise UsageError(f"method: osf trains nothing in transposed layers (Conv1D), which {type(model).__name__} has")
@@ -178,6 +183,7 @@ KNOWN = "Detected that the base layer has no bias term"
 # What raises UsageError where the settings do not go with the model or the data.
 JUDGED: Mapping[str, Callable[[Any, Any, Sequence[str], DataFacts], None]] = {
     "adamss": _pruned_in_time,
+    "cartridge": _beside_a_plain_cache,
     "osf": _not_transposed,
 }
 # What goes into ``Anatomy.beside``.

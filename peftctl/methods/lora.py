@@ -17,6 +17,7 @@ costs nothing in use.
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,14 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftctl.errors import UsageError
 from peftctl.methods import lora_places as places
 from peftctl.methods import lora_start as start
 from peftctl.methods.contract import Anatomy, BaseName, DataFacts, LowRank, MethodSettings
+from peftctl.methods.experts import STARTS
 from peftctl.methods.lora_plan import plan
 from peftctl.methods.lora_settings import DORA_IN_8_BITS, FROM_WEIGHTS, PLAIN, LoraSettings
 from peftctl.methods.names import matches
-from peftctl.methods.peft_method import PeftMethod, transposed
+from peftctl.methods.peft_method import CONFIG, PeftMethod, transposed
 
 __all__ = ["METHOD", "Lora", "LoraSettings"]
 
@@ -46,7 +47,11 @@ class Lora(PeftMethod):
     # found best over models and data sets.
     learning_rate: float = 2e-4
 
+    def contradictions(self, settings: LoraSettings) -> Iterator[tuple[str, str, str]]:
+        return places.contradictions(settings)
+
     def resolve(self, settings: LoraSettings) -> LoraSettings:
+        self.refuse(settings)
         if settings.alpha is not None:
             return settings
         return settings.model_copy(update={"alpha": 2.0 * settings.rank})
@@ -101,6 +106,11 @@ class Lora(PeftMethod):
     def rounds(self, settings: LoraSettings) -> bool:
         return settings.init in FROM_WEIGHTS
 
+    def needs_base(self, settings: Any, folder: Path) -> str:
+        """Another tool's adapter may belong to what its start has left of the base's weights."""
+        start_of = json.loads((folder / CONFIG).read_text("utf-8")).get("init_lora_weights", True)
+        return "" if start_of in STARTS else f"its start ({start_of}) changes the base's own weights"
+
     def load(self, model: Any, settings: Any, folder: Path) -> Any:
         dtype = model.dtype
         with _as_meant():
@@ -109,14 +119,12 @@ class Lora(PeftMethod):
         _keep_dtype(peft_model.get_base_model(), dtype)
         return peft_model.requires_grad_(False)
 
-    def start_from(self, model: Any, settings: LoraSettings, folder: Path) -> None:
-        if settings.init != "default":
-            raise UsageError(
-                f"method.init: {settings.init} says what to start from, and so does train.init_from; "
-                "allowed: init default",
-                "what a start from weights has left is a plain LoRA, of the rank r in its adapter_config.json",
-            )
-        super().start_from(model, settings, folder)
+    def start_clash(self, settings: LoraSettings) -> tuple[str, str, str] | None:
+        if settings.init == "default":
+            return None
+        # What a start from weights has left is a plain LoRA, of the rank r in its adapter_config.json.
+        problem = f"{settings.init} says what to start from, and so does train.init_from"
+        return "method.init", problem, "init default"
 
     def clash(self, settings: LoraSettings, bits: int) -> tuple[str, str, str] | None:
         if settings.init in FROM_WEIGHTS:
@@ -140,12 +148,11 @@ class Lora(PeftMethod):
 
     def low_rank(self, layer: Any) -> LowRank | None:
         from peft.tuners.lora import Linear
-        from torch.nn import Identity
 
         if type(layer) is not Linear or layer.merged or len(layer.active_adapters) != 1:
             return None
         (name,) = layer.active_adapters
-        known = name in layer.lora_A and isinstance(layer.lora_dropout[name], Identity) and not layer.fan_in_fan_out
+        known = name in layer.lora_A and not getattr(layer.lora_dropout[name], "p", 0.0) and not layer.fan_in_fan_out
         if not known or name in layer.lora_variant or layer.lora_B[name].bias is not None:
             return None
         return LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name]))

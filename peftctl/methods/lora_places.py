@@ -11,10 +11,24 @@ from typing import Any
 
 from peftctl.errors import UsageError
 from peftctl.methods.lora_settings import LoraSettings
-from peftctl.methods.names import matches, picked, within
+from peftctl.methods.names import matches, may_meet, picked, surely_within, within
 from peftctl.methods.parts import left_alone, outside
 
 ALL_LINEAR = "all-linear"
+
+
+def contradictions(settings: LoraSettings) -> Iterator[tuple[str, str, str]]:
+    """What the words alone say against each other, whatever the model: setting, what is wrong, and what goes."""
+    adapted = (*settings.targets, *settings.target_parameters)
+    for whole in settings.modules_to_save:
+        if inner := [entry for entry in adapted if surely_within(entry, whole)]:
+            yield "modules_to_save", f"{whole!r} is trained whole, and {inner[0]!r} is adapted", "one of the two"
+    if ALL_LINEAR in adapted:
+        return
+    for setting in ("rank_pattern", "alpha_pattern"):
+        for entry in getattr(settings, setting) or {}:
+            if not any(may_meet(entry, other) for other in adapted):
+                yield setting, f"{entry!r} matches no target", ", ".join(adapted)
 
 
 def targetable(model: Any) -> dict[str, tuple[int, int]]:
@@ -104,20 +118,6 @@ def shared(model: Any, name: str) -> list[str]:
         for other, module in model.named_modules()
         if other != name and weight is not None and module._parameters.get("weight") is weight
     ]
-
-
-def numbers(setting: str, pattern: Mapping[str, Any] | None, names: Collection[str]) -> dict[str, Any]:
-    """What ``pattern`` says of ``names``. Raises UsageError where an entry means none, or two differ about one."""
-    picked(setting, list(pattern or {}), names, "target")
-    found: dict[str, tuple[str, Any]] = {}
-    for entry, number in (pattern or {}).items():
-        for name in names:
-            if not matches(entry, name):
-                continue
-            before, other = found.setdefault(name, (entry, number))
-            if other != number:
-                raise UsageError(f"{setting}: {before!r} and {entry!r} both mean {name}, and differ")
-    return {name: number for name, (_, number) in found.items()}
 
 
 def trained_whole(model: Any, settings: LoraSettings) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from peftctl.errors import UsageError, VerificationError
 from peftctl.methods import lora_places as places
 from peftctl.methods.lora_settings import DORA_IN_8_BITS, LoraSettings
+from peftctl.methods.names import numbers
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def plan(model: Any, settings: LoraSettings, targets: Sequence[str]) -> Plan:
         settings,
         tuple(targets),
         parameters,
-        places.numbers("method.rank_pattern", settings.rank_pattern, adapted),
-        places.numbers("method.alpha_pattern", settings.alpha_pattern, adapted),
+        numbers("method.rank_pattern", settings.rank_pattern, adapted),
+        numbers("method.alpha_pattern", settings.alpha_pattern, adapted),
         tuple(whole),
         tuple(head for name in whole for head in places.shared(model, name)),
         embedding,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from peftctl.errors import UsageError
 from peftctl.nearest import nearest
@@ -11,9 +12,26 @@ from peftctl.nearest import nearest
 
 def matches(entry: str, name: str) -> bool:
     """Whether ``entry`` means ``name``: its last parts, or with ``*``, ``?`` or ``[...]`` a pattern over all of it."""
-    if any(sign in entry for sign in "*?["):
+    if _is_pattern(entry):
         return fnmatch.fnmatchcase(name, entry)
     return name == entry or name.endswith(f".{entry}")
+
+
+def _is_pattern(entry: str) -> bool:
+    return any(sign in entry for sign in "*?[")
+
+
+def may_meet(entry: str, other: str) -> bool:
+    """Whether there can be a name that both entries mean."""
+    return _is_pattern(entry) or _is_pattern(other) or matches(entry, other) or matches(other, entry)
+
+
+def surely_within(entry: str, module: str) -> bool:
+    """Whether all that ``entry`` means is in what the entry ``module`` means, or is it."""
+    if _is_pattern(entry) or _is_pattern(module):
+        return entry == module
+    parts = entry.split(".")
+    return any(matches(module, ".".join(parts[:end])) for end in range(1, len(parts) + 1))
 
 
 def within(name: str, module: str) -> bool:
@@ -32,6 +50,20 @@ def picked(setting: str, entries: Sequence[str], names: Collection[str], kind: s
     if faults:
         raise UsageError("\n".join(faults))
     return [name for name in names if any(matches(entry, name) for entry in entries)]
+
+
+def numbers(setting: str, pattern: Mapping[str, Any] | None, names: Collection[str]) -> dict[str, Any]:
+    """What ``pattern`` says of ``names``. Raises UsageError where an entry means none, or two differ about one."""
+    picked(setting, list(pattern or {}), names, "target")
+    found: dict[str, tuple[str, Any]] = {}
+    for entry, number in (pattern or {}).items():
+        for name in names:
+            if not matches(entry, name):
+                continue
+            before, other = found.setdefault(name, (entry, number))
+            if other != number:
+                raise UsageError(f"{setting}: {before!r} and {entry!r} both mean {name}, and differ")
+    return {name: number for name, (_, number) in found.items()}
 
 
 def no_match(setting: str, entry: str, names: Collection[str], kind: str, listed: str = "") -> str:

@@ -10,14 +10,13 @@ Trains tokens * width and the network. It cannot be merged: in use each text is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from peftctl.errors import UsageError
 from peftctl.methods import continued
 from peftctl.methods.contract import Anatomy, BaseName, DataFacts, MethodSettings, peft
 from peftctl.methods.peft_method import PeftMethod
@@ -74,13 +73,17 @@ class PTuning(PeftMethod):
     # LSTM came to 35.0 % with 50, at 1e-4, which was the only rate that it was tried at.
     learning_rate: float = 1e-3
 
-    def resolve(self, settings: Any) -> MethodSettings:
+    def contradictions(self, settings: PTuningSettings) -> Iterator[tuple[str, str, str]]:
         lstm = settings.network == "lstm"
         if settings.layers is not None and not lstm:
-            raise UsageError("method.layers: has no effect with network: mlp")
+            yield "layers", "has no effect with network: mlp", ""
+        if settings.dropout and not (lstm and (settings.layers or LAYERS) > 1):
+            yield "dropout", "has no effect but between the layers of an LSTM that has two or more", ""
+
+    def resolve(self, settings: Any) -> MethodSettings:
+        self.refuse(settings)
+        lstm = settings.network == "lstm"
         made: MethodSettings = settings.model_copy(update={"layers": settings.layers or LAYERS} if lstm else {})
-        if settings.dropout and not (lstm and getattr(made, "layers", 0) > 1):
-            raise UsageError("method.dropout: has no effect but between the layers of an LSTM that has two or more")
         return made
 
     def config(
@@ -114,12 +117,9 @@ class PTuning(PeftMethod):
         with torch.no_grad():
             super().save(model, settings, base, folder)
 
-    def start_from(self, model: Any, settings: Any, folder: Path) -> None:
-        raise UsageError(
-            f"{continued.SETTING}: p_tuning keeps what its network made, and not the network, so no run can go on from "
-            f"{folder}",
-            "prompt_tuning trains the vectors themselves, and its runs can be gone on from",
-        )
+    def start_clash(self, settings: Any) -> tuple[str, str, str] | None:
+        problem = "p_tuning keeps what its network made, and not the network, so no run can go on from another"
+        return continued.SETTING, problem, "a start of its own, or prompt_tuning, which trains the vectors themselves"
 
 
 METHOD = PTuning()

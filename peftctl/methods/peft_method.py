@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from peftctl.atomic import write_json
+from peftctl.errors import UsageError
 from peftctl.methods import continued
 from peftctl.methods.contract import Anatomy, BaseName, DataFacts, LowRank, MethodSettings
 
@@ -46,9 +47,19 @@ class PeftMethod:
     def after_update(self) -> Callable[[Any, int], None] | None:
         return None
 
+    def contradictions(self, settings: Any) -> Iterable[tuple[str, str, str]]:
+        return ()
+
     def resolve(self, settings: Any) -> MethodSettings:
         resolved: MethodSettings = settings
+        self.refuse(settings)
         return resolved
+
+    def refuse(self, settings: Any) -> None:
+        """Raises UsageError with the settings' contradictions, one a line."""
+        found = self.contradictions(settings)
+        if lines := [f"method.{name}: {why}" + (f"; allowed: {goes}" if goes else "") for name, why, goes in found]:
+            raise UsageError("\n".join(lines))
 
     def choose(self, model: Any) -> Sequence[str]:
         return ("all-linear",)
@@ -97,6 +108,9 @@ class PeftMethod:
     def rounds(self, settings: Any) -> bool:
         return False
 
+    def needs_base(self, settings: Any, folder: Path) -> str:
+        return ""
+
     def save(self, model: Any, settings: Any, base: BaseName, folder: Path) -> None:
         """As plain PEFT loads it, with the base named as plain PEFT needs it."""
         for config in model.peft_config.values():
@@ -118,6 +132,9 @@ class PeftMethod:
                 parameter.data = parameter.data.to(torch.float32)
         set_peft_model_state_dict(peft_model, load_peft_weights(str(folder), device="cpu"))
         return peft_model.requires_grad_(False).eval()
+
+    def start_clash(self, settings: Any) -> tuple[str, str, str] | None:
+        return None
 
     def start_from(self, model: Any, settings: Any, folder: Path) -> None:
         from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict

@@ -12,15 +12,14 @@ many tokens more, and text is made with a cache always.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from peftctl.errors import UsageError
-from peftctl.methods import continued, start_text
+from peftctl.methods import continued, prefix_cache, start_text
 from peftctl.methods.contract import Anatomy, DataFacts, MethodSettings, peft
 from peftctl.methods.peft_method import PeftMethod
 
@@ -66,6 +65,11 @@ class PrefixTuning(PeftMethod):
     # 200 random ones, at 1e-3, 18.6 %.
     learning_rate: float = 5e-3
 
+    def contradictions(self, settings: PrefixTuningSettings) -> Iterator[tuple[str, str, str]]:
+        yield from start_text.contradictions(settings.init, settings.text)
+        if settings.init == "text" and settings.hidden is not None:
+            yield "init", "a text's keys and values cannot be what a network makes; leave out hidden", ""
+
     def config(
         self, model: Any, settings: PrefixTuningSettings, targets: Sequence[str], facts: DataFacts
     ) -> Mapping[str, Any]:
@@ -75,11 +79,9 @@ class PrefixTuning(PeftMethod):
         }
 
     def build(self, model: Any, settings: Any, targets: Sequence[str], peft_type: str, facts: DataFacts) -> Any:
-        start_text.check(settings.init, settings.text)
+        prefix_cache.check(model)
         if settings.text is None:
             return _with_cache(super().build(model, settings, targets, peft_type, facts))
-        if settings.hidden is not None:
-            raise UsageError("method.init: a text's keys and values cannot be what a network makes; leave out hidden")
         import torch
         from peft import initialize_kv_prefix_from_past_key_values
 
@@ -93,13 +95,11 @@ class PrefixTuning(PeftMethod):
     def load(self, model: Any, settings: Any, folder: Path) -> Any:
         return _with_cache(super().load(model, settings, folder))
 
-    def start_from(self, model: Any, settings: Any, folder: Path) -> None:
-        if settings.hidden is not None:
-            raise UsageError(
-                f"{continued.SETTING}: prefix_tuning keeps what its network made, and not the network, so no run with "
-                f"method.hidden can go on from {folder}"
-            )
-        super().start_from(model, settings, folder)
+    def start_clash(self, settings: PrefixTuningSettings) -> tuple[str, str, str] | None:
+        if settings.hidden is None:
+            return None
+        problem = "prefix_tuning keeps what its network made, and not the network, so no run can go on from another"
+        return continued.SETTING, problem, "a start of its own, or runs without method.hidden"
 
     def parameters(self, settings: PrefixTuningSettings, anatomy: Anatomy) -> int:
         made, hidden = anatomy.layers * 2 * anatomy.key_width, settings.hidden

@@ -9,7 +9,7 @@ Trains tokens * width. It cannot be merged: in use each text is that many tokens
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,10 +57,12 @@ class PromptTuning(PeftMethod):
     # best with vocabulary vectors at 1e-3 (34.3 %); higher rates were not tried there.
     learning_rate: float = 1e-2
 
+    def contradictions(self, settings: PromptTuningSettings) -> Iterator[tuple[str, str, str]]:
+        return start_text.contradictions(settings.init, settings.text)
+
     def config(
         self, model: Any, settings: PromptTuningSettings, targets: Sequence[str], facts: DataFacts
     ) -> Mapping[str, Any]:
-        start_text.check(settings.init, settings.text)
         fields: dict[str, Any] = {"prompt_tuning_init": INITS[settings.init]}
         if settings.text is not None:
             start_text.ids(model, settings.text, settings.tokens)  # PEFT would cut what does not fit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +118,9 @@ class Selection:
     def loads_with(self, settings: Any) -> Literal["peft", "peftctl", "transformers"]:
         return "peftctl"
 
+    def contradictions(self, settings: Any) -> Iterable[tuple[str, str, str]]:
+        return ()
+
     def resolve(self, settings: Any) -> MethodSettings:
         resolved: MethodSettings = settings
         return resolved
@@ -160,6 +163,9 @@ class Selection:
     def rounds(self, settings: Any) -> bool:
         return False
 
+    def needs_base(self, settings: Any, folder: Path) -> str:
+        return ""
+
     def parameters(self, settings: Any, anatomy: Anatomy) -> int:
         return sum(math.prod(shape) for shape in anatomy.beside.values())
 
@@ -172,6 +178,9 @@ class Selection:
 
     def load(self, model: Any, settings: Any, folder: Path) -> Any:
         return put(model, _read(folder))
+
+    def start_clash(self, settings: Any) -> tuple[str, str, str] | None:
+        return None
 
     def start_from(self, model: Any, settings: Any, folder: Path) -> None:
         there = continued.read_config(folder / CONFIG).get("method")

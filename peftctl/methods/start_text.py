@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from peftctl.errors import UsageError
 
 
-def check(init: str, text: str | None) -> None:
-    """Raises UsageError where there is a text and nothing starts from it, or the other way round."""
+def contradictions(init: str, text: str | None) -> Iterator[tuple[str, str, str]]:
+    """A text that nothing starts from, or a start from one that is not there."""
     if (text is not None) != (init == "text"):
-        raise UsageError("method.text: is what `init: text` starts from, and needed there alone")
+        yield "text", "is what `init: text` starts from, and needed there alone", ""
 
 
 def ids(model: Any, text: str, tokens: int) -> list[int]:

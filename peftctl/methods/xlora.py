@@ -15,7 +15,7 @@ a text of n tokens takes 2 n passes over up to n tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -118,8 +118,11 @@ class XLora(PeftMethod):
     def loads_with(self, settings: Any) -> Literal["peft", "peftctl", "transformers"]:
         return "peftctl"
 
+    def contradictions(self, settings: XLoraSettings) -> Iterator[tuple[str, str, str]]:
+        return _contradictions(settings)
+
     def resolve(self, settings: Any) -> MethodSettings:
-        _check(settings)
+        self.refuse(settings)
         dropout = DROPOUT if settings.dropout is None else settings.dropout
         deep = {"hidden": settings.hidden or HIDDEN, "dropout": dropout} if settings.depth > 1 else {}
         made: MethodSettings = settings.model_copy(update=deep)
@@ -195,24 +198,24 @@ class XLora(PeftMethod):
         classifier.load_state_dict(weights)
 
 
-def _check(settings: XLoraSettings) -> None:
-    """Raises UsageError naming the first setting without effect, or that leaves nothing to learn."""
+def _contradictions(settings: XLoraSettings) -> Iterator[tuple[str, str, str]]:
+    """Settings without effect, or that leave nothing to learn."""
     count = len(settings.adapters)
     for name in ("hidden", "dropout"):
         if settings.depth == 1 and getattr(settings, name) is not None:
-            raise UsageError(f"method.{name}: has no effect on a classifier of depth 1")
+            yield name, "has no effect on a classifier of depth 1", ""
     if settings.temperature != 1 and settings.softmax != "all":
-        raise UsageError(f"method.temperature: has no effect with softmax: {settings.softmax}")
+        yield "temperature", f"has no effect with softmax: {settings.softmax}", ""
     if settings.top_k is None:
         if settings.softmax == "top_k":
-            raise UsageError("method.softmax: `top_k` needs method.top_k, which says how many adapters are chosen")
+            yield "softmax", "`top_k` needs method.top_k, which says how many adapters are chosen", ""
         return
     least = 2 if settings.softmax == "top_k" else 1  # the weight of one alone is one, whatever the classifier says
     if not least <= settings.top_k < max(count, 2):
         allowed = f"{least} to {count - 1}" if count > least else f"nothing with {count} adapters"
-        raise UsageError(f"method.top_k: out of range (found {settings.top_k}); allowed: {allowed}")
+        yield "top_k", f"out of range (found {settings.top_k})", allowed
     if settings.first_pass:
-        raise UsageError("method.first_pass: weighs all adapters alike, so that method.top_k has nothing to choose by")
+        yield "first_pass", "weighs all adapters alike, so that method.top_k has nothing to choose by", ""
 
 
 def _fields(settings: XLoraSettings) -> dict[str, Any]:

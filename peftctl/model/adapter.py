@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +12,21 @@ from peftctl.atomic import write_text
 from peftctl.errors import VerificationError
 from peftctl.methods import BaseName, Method, MethodSettings
 from peftctl.model import attach
+from peftctl.model.load import auto_class
 from peftctl.model.locate import Base
+from peftctl.tasks import Task
 
 EPS = 2.0**-23  # float32's
 
 
-def save(model: Any, method: Method, settings: MethodSettings, tokenizer: Any, base: Base, folder: Path) -> None:
+def save(
+    model: Any, method: Method, settings: MethodSettings, task: Task, tokenizer: Any, base: Base, folder: Path
+) -> None:
     """Write what the method trained, and the tokenizer with its chat template."""
     method.save(model, settings, BaseName(base.name, base.commit), folder)
     tokenizer.save_pretrained(folder)
-    write_text(folder / "README.md", _card(base, method.artifact, method.loads_with(settings)))
+    auto: str = auto_class(task, model.get_base_model().config).__name__
+    write_text(folder / "README.md", _card(base, method.artifact, method.loads_with(settings), auto))
 
 
 def logits(model: Any, inputs: Mapping[str, Any]) -> Any:
@@ -79,36 +85,62 @@ def compare(trained: Any, reloaded: Any, rounding: float = EPS) -> dict[str, flo
     return {"max_difference": difference, "tolerance": tolerance}
 
 
-CARDS = {
-    "peft": """\
+PEFT = """\
 To load it without peftctl:
 
 ```python
-from peft import AutoPeftModelForCausalLM
+from peft import {auto}
 
-model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")
+model = {auto}.from_pretrained("path/to/this/folder")
 ```
-""",
-    "transformers": """\
+"""
+# For the classes that PEFT has none of its own for.
+AROUND_BASE = """\
 To load it without peftctl:
 
 ```python
-from transformers import AutoModelForCausalLM
+from peft import PeftModel
+from transformers import {auto}
 
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+base = {auto}.from_pretrained({base})
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
-""",
-    "peftctl": """\
+"""
+TRANSFORMERS = """\
+To load it without peftctl:
+
+```python
+from transformers import {auto}
+
+model = {auto}.from_pretrained("path/to/this/folder")
+```
+"""
+PEFTCTL = """\
 Plain peft cannot load it. `peftctl.load("path/to/the/run")` does, in Python, and the run's folder is above this one.
-""",
-}
+"""
 
 
-def _card(base: Base, artifact: str, loads_with: str) -> str:
+def _card(base: Base, artifact: str, loads_with: str, auto: str) -> str:
+    """What the folder is. ``auto`` is the transformers class that loads the base."""
     at = f", revision {base.commit}" if base.commit else ""
     named = f"{base.source.name} (as a plain folder: {base.name})" if base.source else base.name
     return (
         f"# {artifact.capitalize()}\n\n"
         f"Trained by peftctl on {named}{at}. The run's manifest.json says on what data, with which method and\n"
-        f"settings, and what was measured. {CARDS[loads_with]}"
+        f"settings, and what was measured. {_loading(base, loads_with, auto)}"
     )
+
+
+def _loading(base: Base, loads_with: str, auto: str) -> str:
+    """How the folder is loaded, in words and code."""
+    import peft
+
+    if loads_with == "peftctl":
+        return PEFTCTL
+    if loads_with == "transformers":
+        return TRANSFORMERS.format(auto=auto)
+    own = auto.replace("Auto", "AutoPeft", 1)
+    if hasattr(peft, own):
+        return PEFT.format(auto=own)
+    revision = f", revision={json.dumps(base.commit)}" if base.commit else ""
+    return AROUND_BASE.format(auto=auto, base=json.dumps(base.name) + revision)

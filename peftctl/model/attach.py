@@ -101,6 +101,11 @@ def anatomy(
     return Anatomy(targets, config.hidden_size, config.num_hidden_layers, key_heads * head, beside or {})
 
 
+def weight_bytes(model: Any) -> int:
+    """What the model's parameters take in memory, shared ones once."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
 def trainable(model: Any) -> int:
     """How many parameters are trained."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

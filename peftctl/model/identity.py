@@ -66,7 +66,7 @@ def header(file: Path) -> dict[str, Any]:
             raise UsageError(f"{file} is no safetensors file, or is cut short")
         try:
             parsed: dict[str, Any] = json.loads(handle.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter for lists within lists by the thousand
             raise UsageError(f"{file} is no safetensors file: its header is not JSON") from None
     if not isinstance(parsed, dict):
         raise UsageError(f"{file} is no safetensors file: its header is no mapping")

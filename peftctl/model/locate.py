@@ -10,7 +10,7 @@ from typing import Literal
 from peftctl.errors import UsageError
 from peftctl.model import gguf, hub
 from peftctl.nearest import nearest
-from peftctl.recipe.schema import Recipe
+from peftctl.recipe.schema import ModelSettings, Recipe
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,22 @@ class Base:
 
 
 def locate(recipe: Recipe, note: Callable[[str], None], *, weights: bool = True) -> Base:
-    """The folder of the recipe's model, fetched or converted if need be. ``note`` hears what takes time.
+    """The folder of the recipe's model; see ``find``."""
+    return find(recipe.model, recipe.path(recipe.model.name), note, weights=weights)
+
+
+def find(model: ModelSettings, path: Path, note: Callable[[str], None], *, weights: bool = True) -> Base:
+    """The folder of ``model``, fetched or converted if need be; ``path`` is where it is if it is here. ``note`` hears
+    what takes time.
 
     Without ``weights`` a hub model's are not fetched.
 
     Raises UsageError where there is no such model or it holds only pickles, MachineError where it cannot be had.
     """
-    name, revision = recipe.model.name, recipe.model.revision
-    path = recipe.path(name)
+    name, revision = model.name, model.revision
     local = path.exists() or name.lower().endswith(".gguf") or name.startswith((".", "/", "~"))
     if not local:
-        snapshot = hub.fetch(name, revision, note=note, code=recipe.model.trust_remote_code, weights=weights)
+        snapshot = hub.fetch(name, revision, note=note, code=model.trust_remote_code, weights=weights)
         return Base(name, snapshot.folder, "hub", snapshot.commit)
     if revision is not None:
         raise UsageError(f"model.revision: has no effect on a local model (found {revision!r} for {path})")

@@ -15,10 +15,12 @@ SHARE = {"cpu": 0.25, "cuda": 0.6}
 LEAST = 64
 
 
-def micro_batch_tokens(config: Any, parameter_bytes: int, device: Any, checkpointing: bool) -> int:
-    """Tokens of a forward pass whose activations fit beside ``parameter_bytes`` of weights, a multiple of 64."""
+def micro_batch_tokens(config: Any, held_bytes: int, device: Any, checkpointing: bool) -> int:
+    """Tokens of a forward pass whose activations fit beside ``held_bytes`` of weights, gradients and optimizer state,
+    a multiple of 64.
+    """
     kind = device.type if device.type in MOST else "cuda"
-    room = SHARE[kind] * total_bytes(device) - parameter_bytes
+    room = SHARE[kind] * total_bytes(device) - held_bytes
     fitting = int(room // activation_bytes(config, checkpointing))
     return max(LEAST, min(MOST[kind], fitting) // LEAST * LEAST)
 

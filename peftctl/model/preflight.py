@@ -90,32 +90,39 @@ def verdicts(config: Any, task: Task) -> dict[str, Verdict]:
         empty = skeleton.build(config, task)
     except Exception as error:
         return dict.fromkeys(METHODS, Verdict(UNKNOWN, _line(error)))
-    found = {}
-    for name, method in METHODS.items():
-        found[name] = _by_default(empty, method, task)
-        if (settings := _defaults(method)) is not None:
-            found[name] = _counted(empty, method, settings, found[name])
-    return found
+    return {name: _by_default(empty, method, task, counted=True) for name, method in METHODS.items()}
 
 
 def judge(empty: Skeleton, method: Method, settings: MethodSettings, task: Task) -> Verdict:
     """Put the method into the first layers; where the settings do not go with those, into all of them."""
+    return _judged(empty, method, settings, task)[0]
+
+
+def _judged(
+    empty: Skeleton, method: Method, settings: MethodSettings, task: Task
+) -> tuple[Verdict, Mapping[str, tuple[int, int]]]:
+    """The verdict, and the targets in full depth, which take long to find in a deep model."""
     try:
         matched = targets.of(empty.whole, method, settings)
     except Exception as error:
-        return _verdict(error)
+        return _verdict(error), {}
     names = _counterparts(empty.small, matched)
     found = _put(copy.deepcopy(empty.small), method, settings, names, task) if names or not matched else None
     if found is None or found.error:  # settings may name layers that the small one has not
         found = _put(copy.deepcopy(empty.whole), method, settings, list(matched), task)
-    return replace(found, modules=len(matched))
+    return replace(found, modules=len(matched)), matched
 
 
-def _counted(empty: Skeleton, method: Method, settings: MethodSettings, verdict: Verdict) -> Verdict:
-    """The verdict with what the method trains in the model's full depth."""
+def _counted(
+    empty: Skeleton,
+    method: Method,
+    settings: MethodSettings,
+    verdict: Verdict,
+    matched: Mapping[str, tuple[int, int]],
+) -> Verdict:
+    """The verdict with what the method trains at the ``matched``, in the model's full depth."""
     if verdict.said not in (ATTACHES, UNKNOWN) or verdict.error:
         return verdict
-    matched = targets.of(empty.whole, method, settings)
     whole = attach.anatomy(empty.whole, matched, method.beside(empty.whole, settings))
     kinds: dict[str, list[str]] = {}
     for name in matched:
@@ -200,11 +207,12 @@ def _instead(empty: Skeleton, method: Method, settings: MethodSettings, task: Ta
             yield f"method {other.name}"
 
 
-def _by_default(empty: Skeleton, method: Method, task: Task) -> Verdict:
+def _by_default(empty: Skeleton, method: Method, task: Task, *, counted: bool = False) -> Verdict:
     settings = _defaults(method)
     if settings is None:
         return Verdict(UNKNOWN, f"it needs settings: {', '.join(method.settings.needed)}")
-    return judge(empty, method, settings, task)
+    verdict, matched = _judged(empty, method, settings, task)
+    return _counted(empty, method, settings, verdict, matched) if counted else verdict
 
 
 def _defaults(method: Method) -> MethodSettings | None:

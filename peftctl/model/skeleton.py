@@ -36,14 +36,15 @@ def build(config: Any, task: Task) -> Skeleton:
     auto = auto_class(task, config)
     if type(config) not in auto._model_mapping and auto.__name__ in (getattr(config, "auto_map", None) or {}):
         raise UsageError("the model brings its own code, which is run when it is loaded")
-    whole = _empty(config, task)
+    whole = empty(config, task)
     try:
-        return Skeleton(whole, _empty(cut(config), task))
+        return Skeleton(whole, empty(cut(config), task))
     except Exception:  # a config that cannot be cut, whatever its code makes of it; the whole one will do
         return Skeleton(whole, copy.deepcopy(whole))
 
 
-def _empty(config: Any, task: Task) -> Any:
+def empty(config: Any, task: Task) -> Any:
+    """The model of ``config`` in full depth."""
     import torch
 
     plain = copy.deepcopy(config)

@@ -17,12 +17,14 @@ YES = "yes"
 
 @dataclass(frozen=True)
 class Refusal:
-    """A combination that does not work: the setting, why, what works instead, and the other setting it is about."""
+    """A combination that does not work: the setting, why, what works instead, and the other setting it is about, None
+    where that is in the same section.
+    """
 
     path: tuple[str, ...]
     problem: str
     allowed: str
-    also: tuple[str, ...]
+    also: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,19 @@ class _Asked:
 
 
 def refusals(recipe: Recipe, family: str | None = None) -> Iterator[Refusal]:
-    """What of the recipe's method does not go with its task, its model's ``family`` (``model_type``, where known), its
-    quantised base or its checkpointing.
+    """What of the recipe's method does not go with itself, its start, its task, its model's ``family`` (``model_type``,
+    where known), its quantised base or its checkpointing.
 
     A method or a family that the table does not have is not judged: trying it will tell.
     """
     methods: dict[str, Any] = table("capabilities")["methods"]
     name = recipe.method.name
+    for setting, problem, allowed in METHODS[name].contradictions(recipe.method):
+        yield Refusal(("method", setting), problem, allowed, None)
+    if recipe.train.init_from is not None and (clash := METHODS[name].start_clash(recipe.method)):
+        (setting, problem, allowed), start = clash, ("train", "init_from")
+        path = tuple(setting.split("."))
+        yield Refusal(path, problem, allowed, None if path == start else start)
     if name not in methods:
         return
     asked = list(_asked(recipe, family))
@@ -83,7 +91,8 @@ def _setting_on_bits(recipe: Recipe) -> Refusal | None:
 def judge(recipe: Recipe, family: str | None = None) -> None:
     """Raises UsageError with every refusal."""
     if refused := [
-        f"{'.'.join(each.path)}: {each.problem}; allowed: {each.allowed}" for each in refusals(recipe, family)
+        f"{'.'.join(each.path)}: {each.problem}" + (f"; allowed: {each.allowed}" if each.allowed else "")
+        for each in refusals(recipe, family)
     ]:
         raise UsageError("\n".join(refused))
 

@@ -45,7 +45,7 @@ def _combined(document: Document, recipe: Recipe, family: str | None) -> list[Fa
             found.problem,
             "",
             found.allowed,
-            also=document.place(found.also),
+            also=document.place(found.also) if found.also else None,
         )
         for found in refusals(recipe, family)
     ]

@@ -43,9 +43,13 @@ def resolve_model(recipe: Recipe, *, name: str, commit: str | None, max_length: 
     return recipe.with_settings("data", "from the model", max_length=max_length)
 
 
-def resolve_machine(recipe: Recipe, *, dtype: str, micro_batch_tokens: int) -> Recipe:
-    """What the machine decides."""
-    recipe = recipe.with_settings("model", "from the hardware", dtype=dtype)
+def resolve_machine(recipe: Recipe, *, dtype: str) -> Recipe:
+    """What the machine decides by what it computes with."""
+    return recipe.with_settings("model", "from the hardware", dtype=dtype)
+
+
+def resolve_memory(recipe: Recipe, *, micro_batch_tokens: int) -> Recipe:
+    """What the machine decides by its memory."""
     return recipe.with_settings("train", "from the hardware", micro_batch_tokens=micro_batch_tokens)
 
 

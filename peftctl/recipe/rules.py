@@ -68,6 +68,14 @@ def _eval_needs_rows(document: Document) -> Iterator[Fault]:
                 )
 
 
+def _eval_before_the_end(document: Document) -> Iterator[Fault]:
+    every, steps = document.at(("eval", "every")), document.at(("train", "max_steps"))
+    if type(every) is int and type(steps) is int and every >= steps > 0:
+        problem = f"has no effect in a run of {steps} steps: the end of training is always measured"
+        place, also = document.place(("eval", "every")), document.place(("train", "max_steps"))
+        yield Fault(place, "eval.every", problem, str(every), also=also)
+
+
 def _choices_differ(document: Document) -> Iterator[Fault]:
     choices = document.at(("eval", "choices"))
     if isinstance(choices, list) and len({str(choice) for choice in choices}) < len(choices):
@@ -198,6 +206,7 @@ RULES: tuple[Rule, ...] = (
     _epochs_or_steps,
     _one_eval_source,
     _eval_needs_rows,
+    _eval_before_the_end,
     _choices_differ,
     _project_needs_a_tracker,
     _compile_needs_something,

@@ -27,7 +27,7 @@ from peftctl.recipe import able, dump_resolved, resolve
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import TASKS, Layout
 from peftctl.train import distributed, loop, rundir, trackers
-from peftctl.train.optim import build_optimizer
+from peftctl.train.optim import build_optimizer, training_bytes
 from peftctl.train.session import Session
 
 ADAPTER_START = 0
@@ -106,18 +106,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     start = begin.find(recipe.path(init_from), base, method, warn) if init_from else None
     for folder in method.built_on(recipe.method):
         begin.check_base("method", Path(folder), base, warn)
-    checkpointing, dtype = recipe.train.gradient_checkpointing, load.choose_dtype(recipe.model.dtype)
-    recipe = resolve.resolve_machine(
-        recipe,
-        dtype=dtype,
-        micro_batch_tokens=recipe.train.micro_batch_tokens
-        or memory.micro_batch_tokens(
-            opened.config,
-            prequantized.weight_bytes(opened.config, base.folder, dtype),
-            accelerator.device,
-            checkpointing,
-        ),
-    )
+    recipe = resolve.resolve_machine(recipe, dtype=load.choose_dtype(recipe.model.dtype))
     able.judge(recipe, opened.config.model_type)  # what it is asked for is all known now
     prequantized.check(opened.config, base.name, recipe.model, method, recipe.method, warn)
     preflight.check(base.name, opened.config, task, method, recipe.method, warn)
@@ -144,7 +133,14 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     anatomy = attach.anatomy(model, matched, method.beside(model, recipe.method))
     slices_logits = load.forward_takes(model, "logits_to_keep")
     torch.manual_seed(derived_seed(recipe.train.seed, ADAPTER_START))
+    without = attach.weight_bytes(model)
     model = attach.attach(model, method, recipe.method, anatomy, task.peft_type, facts)
+    if recipe.train.micro_batch_tokens is None:
+        weights = prequantized.weight_bytes(opened.config, base.folder, recipe.model.dtype)
+        held = weights + attach.weight_bytes(model) - without + training_bytes(recipe.train, attach.trainable(model))
+        checkpointing = recipe.train.gradient_checkpointing
+        fitting = memory.micro_batch_tokens(opened.config, held, accelerator.device, checkpointing)
+        recipe = resolve.resolve_memory(recipe, micro_batch_tokens=fitting)
     if start:
         method.start_from(model, recipe.method, start.folder)
     if recipe.train.gradient_checkpointing:
@@ -233,7 +229,7 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
     dtype, layers = getattr(torch, session.recipe.model.dtype), model.config.get_text_config().num_hidden_layers
     rounding = tolerance(dtype) * layers**0.5 if method.rounds(settings) else adapter.EPS
     with publish_directory(run / method.artifact) as aside:
-        adapter.save(model, method, settings, tokenizer, base, aside)
+        adapter.save(model, method, settings, session.task, tokenizer, base, aside)
         session.model = adapter.reload(model, method, settings, aside)
         verified = adapter.compare(trained, _logits(session.model, inputs), rounding)
     return verified

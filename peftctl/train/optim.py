@@ -10,6 +10,16 @@ from peftctl.errors import MachineError
 from peftctl.recipe.schema import OptimizerName, ScheduleName, TrainSettings
 
 FACTOR = "rate_factor"
+GRADIENT = 4  # bytes of a trained parameter's gradient, in float32
+# What an optimizer keeps of each, in bytes: AdamW two moments, sgd none, adafactor one for a whole row or column.
+STATE: dict[OptimizerName, int] = {
+    "adamw": 8, "paged_adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "sgd": 0, "adafactor": 0,
+}  # fmt: skip
+
+
+def training_bytes(settings: TrainSettings, trained: int) -> int:
+    """What ``trained`` parameters take beside their values: their gradients, and the optimizer's state."""
+    return trained * (GRADIENT + STATE[settings.optimizer])
 
 
 def build_optimizer(settings: TrainSettings, parameters: Iterable[tuple[float, Any]]) -> Any:

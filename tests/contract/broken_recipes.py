@@ -949,4 +949,121 @@ BROKEN: list[tuple[str, str, list[str]]] = [
             "linear, cosine; did you mean linear?",
         ],
     ),
+    (
+        "layers of a network that has none",
+        (
+            "model: org/model\n"
+            "data: {train: rows.jsonl}\n"
+            "method: {name: p_tuning, layers: 2, dropout: 0.1}\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:3:26: method.layers: has no effect with network: mlp",
+            "recipe.yaml:3:37: method.dropout: has no effect but between the layers of an LSTM that has two or more",
+        ],
+    ),
+    (
+        "a text that nothing starts from",
+        ("model: org/model\ndata: {train: rows.jsonl}\nmethod: {name: prompt_tuning, text: odd}\noutput: runs/x\n"),
+        [
+            "recipe.yaml:3:31: method.text: is what `init: text` starts from, and needed there alone",
+        ],
+    ),
+    (
+        "a start from no text",
+        ("model: org/model\ndata: {train: rows.jsonl}\nmethod: {name: prefix_tuning, init: text}\noutput: runs/x\n"),
+        [
+            "recipe.yaml:3:1: method.text: is what `init: text` starts from, and needed there alone",
+        ],
+    ),
+    (
+        "a text for a network",
+        (
+            "model: org/model\n"
+            "data: {train: rows.jsonl}\n"
+            "method: {name: prefix_tuning, init: text, text: odd, hidden: 8}\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:3:31: method.init: a text's keys and values cannot be what a network makes; leave out hidden",
+        ],
+    ),
+    (
+        "a rank that grows",
+        (
+            "model: org/model\n"
+            "data: {train: rows.jsonl}\n"
+            "method: {name: adalora, rank: 4, initial_rank: 3}\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:3:34: method.initial_rank: below the rank that is to be left (found 3); allowed: at least 4",
+        ],
+    ),
+    (
+        "a classifier of one layer with a width",
+        (
+            "model: org/model\n"
+            "data: {train: rows.jsonl}\n"
+            "method: {name: xlora, adapters: [a, b], hidden: 8}\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:3:41: method.hidden: has no effect on a classifier of depth 1",
+        ],
+    ),
+    (
+        "a module that is adapted and trained whole",
+        (
+            "model: org/model\n"
+            "data: {train: rows.jsonl}\n"
+            "method: {name: lora, targets: [q_proj, mlp.up_proj], modules_to_save: [up_proj]}\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:3:54: method.modules_to_save: 'up_proj' is trained whole, and "
+            "'mlp.up_proj' is adapted; allowed: one of the two",
+        ],
+    ),
+    (
+        "a rank for none of the targets",
+        (
+            "model: org/model\n"
+            "data: {train: rows.jsonl}\n"
+            "method: {name: lora, targets: [q_proj, v_proj], rank_pattern: {k_proj: 4}}\n"
+            "output: runs/x\n"
+        ),
+        [
+            "recipe.yaml:3:49: method.rank_pattern: 'k_proj' matches no target; allowed: q_proj, v_proj",
+        ],
+    ),
+    (
+        "two starts",
+        (
+            "model: org/model\n"
+            "data: {train: rows.jsonl}\n"
+            "method: {name: lora, init: pissa}\n"
+            "output: runs/x\n"
+            "train: {init_from: runs/first}\n"
+        ),
+        [
+            "recipe.yaml:3:22: method.init: pissa says what to start from, and so does train.init_from "
+            "(see also recipe.yaml:5:9); allowed: init default",
+        ],
+    ),
+    (
+        "an evaluation after the end",
+        (
+            "model: org/model\n"
+            "data: {train: rows.jsonl, eval: e.jsonl}\n"
+            "method: lora\n"
+            "output: runs/x\n"
+            "eval: {every: 5}\n"
+            "train: {max_steps: 5}\n"
+        ),
+        [
+            "recipe.yaml:5:8: eval.every: has no effect in a run of 5 steps: the end of training is always measured "
+            "(found 5) (see also recipe.yaml:6:9)",
+        ],
+    ),
 ]

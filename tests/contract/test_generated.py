@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -29,3 +31,36 @@ def test_the_tables_are_those_of_the_pinned_versions() -> None:
         table = json.loads((ROOT / "peftctl" / "tables" / f"{name}.json").read_text())
         for package in table.keys() & {"peft", "transformers"}:
             assert table[package] == pins[package]
+
+
+def test_model_types_are_those_that_training_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle is what transformers has classes for: a model that sees is loaded, one with an encoder is not."""
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    from peftctl.errors import RecipeError
+    from peftctl.recipe import check
+
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "scripts" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    made = script.model_types()
+    known = set(made["tasks"]["causal_lm"])
+    text, sees = (
+        {config.model_type for config in auto._model_mapping} - {""}
+        for auto in (AutoModelForCausalLM, AutoModelForMultimodalLM)
+    )
+    assert text <= known <= text | sees
+    assert {"llava", "qwen2_vl", "qwen2_audio", "llama"} <= known
+    assert not {"t5", "florence2", "vision-encoder-decoder"} & known
+
+    monkeypatch.setattr(importlib.import_module("peftctl.recipe.check"), "table", lambda _: made)
+    (tmp_path / "model").mkdir()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: ./model\ndata: {train: t.jsonl}\nmethod: lora\noutput: out\n")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llava"}')
+    check(recipe)
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "florence2"}')
+    with pytest.raises(RecipeError, match="has no causal_lm model of this type"):
+        check(recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -73,10 +73,10 @@ class Names:
     def accepts(self, run: Run) -> str:
         return ""
 
-    def write(self, run: Run, folder: Path) -> None:
+    def write(self, run: Run, folder: Path, note: Callable[[str], None]) -> None:
         (folder / "targets.txt").write_text("\n".join(run.manifest["targets"]))
 
-    def verify(self, run: Run, folder: Path) -> Mapping[str, Any]:
+    def verify(self, run: Run, folder: Path, written: None) -> Mapping[str, Any]:
         assert (folder / "targets.txt").read_text().splitlines() == run.manifest["targets"]
         return {"verified": "yes"}
 

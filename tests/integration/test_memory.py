@@ -12,7 +12,7 @@ import torch
 from peftctl.errors import MachineError, UsageError
 from peftctl.objectives import OBJECTIVES, Loss
 from peftctl.recipe import load
-from tests import jobs
+from tests import jobs, tiny
 
 
 def runs_out_above(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
@@ -145,3 +145,56 @@ def test_a_compiler_that_fails_ends_the_run_with_what_turns_it_off(
     monkeypatch.setattr(install, "rms_norm", failing)
     with pytest.raises(MachineError, match=r"train\.fast\.compile: torch\.compile fails here: .*no C\+\+ compiler"):
         jobs.train(tmp_path, tiny_model, train={"fast": {"compile": True}})
+
+
+def held(folder: Path, base: Path, patch: pytest.MonkeyPatch, name: str, **sections: Any) -> tuple[int, Path]:
+    """What a run takes its weights, gradients and optimizer to hold, in bytes, before it chooses its micro-batches."""
+    from peftctl.model import memory
+
+    said: list[int] = []
+    patch.setattr(memory, "micro_batch_tokens", lambda config, held, *rest: said.append(held) or 256)
+    train = {"micro_batch_tokens": None, "max_steps": 1, "epochs": None, **sections.pop("train", {})}
+    run, _ = jobs.train(folder, base, name, train=train, **sections)
+    assert load(run / "resolved.yaml").train.micro_batch_tokens == 256
+    return said[0], run
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "each"),
+    [("adamw", 12), ("sgd", 4), ("adafactor", 4)],
+)
+def test_gradients_and_moments_of_all_that_is_trained_are_counted(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, each: int
+) -> None:
+    """Beside the weights, of which a LoRA has some more, in float32."""
+    disk = (tiny_model / "model.safetensors").stat().st_size
+    train = {"optimizer": optimizer, "learning_rate": 1e-3}
+    full, run = held(tmp_path, tiny_model, monkeypatch, "full", method={"name": "full"}, train=train)
+    trained = jobs.manifest(run)["trainable_parameters"]
+    assert full == disk + each * trained
+    lora, run = held(tmp_path, tiny_model, monkeypatch, "lora", train=train)
+    assert lora == disk + (4 + each) * jobs.manifest(run)["trainable_parameters"]
+    assert jobs.manifest(run)["trainable_parameters"] < trained / 2
+
+
+def test_weights_that_become_float32_are_counted_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny.save(tmp_path / "model", tiny.llama().to(torch.bfloat16))
+    disk = (base / "model.safetensors").stat().st_size
+    model = {"name": str(base), "dtype": "bfloat16"}
+    full, run = held(tmp_path, base, monkeypatch, "full", method={"name": "full"}, model=model)
+    assert full == disk + (2 + 12) * jobs.manifest(run)["trainable_parameters"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor"])
+def test_an_optimizer_keeps_what_it_is_said_to_keep(name: Any) -> None:
+    from peftctl.recipe.schema import TrainSettings
+    from peftctl.train.optim import build_optimizer, training_bytes
+
+    weight = torch.nn.Parameter(torch.randn(300, 200))
+    settings = TrainSettings(optimizer=name, learning_rate=1e-3)
+    optimizer = build_optimizer(settings, [(1.0, weight)])
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    kept = [value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)]
+    taken = sum(each.numel() * each.element_size() for each in [weight.grad, *kept])
+    assert training_bytes(settings, weight.numel()) == pytest.approx(taken, rel=0.02)

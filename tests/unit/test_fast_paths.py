@@ -152,6 +152,32 @@ def test_what_was_put_in_is_taken_out_again() -> None:
         assert after[name].is_contiguous(), name
 
 
+class OptionalRMSNorm(torch.nn.Module):
+    """An RMSNorm that is plain where it is given no gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.rand(32), requires_grad=False)
+        self.eps = 1e-6
+
+    def forward(self, x: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
+        normed = x * (x.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+        return normed if gate is None else normed * torch.nn.functional.silu(gate)
+
+
+def test_a_gated_norm_is_left_alone() -> None:
+    """One whose gate is needed, and one that would do without and is given one all the same."""
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNormGated
+
+    norms = torch.nn.ModuleList([Qwen3_5RMSNormGated(32), OptionalRMSNorm(), LlamaRMSNorm(32)]).requires_grad_(False)
+    put_in = install.install(norms, lambda _: None, norm=True, lora=False, packed=False, compile=False)
+    assert put_in.counts == {"norm": 1}
+    assert ["forward" in vars(module) for module in norms] == [False, False, True]
+    x, gate = (torch.randn(3, 32, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert norms[0](x, gate).shape == norms[1](x, gate).shape == x.shape
+
+
 def test_a_model_whose_attention_drops_is_not_packed() -> None:
     model = tiny.gpt2(dropout=0.1).requires_grad_(False)
     settings = METHOD.resolve(METHOD.settings(name="lora", rank=4))

@@ -102,6 +102,7 @@ def test_a_second_copy_of_the_weights_under_another_name_is_no_part_of_the_model
         (struct.pack("<Q", 4) + b"nope", "is no safetensors file: its header is not JSON"),
         (struct.pack("<Q", 2) + b"\xff\xff", "is no safetensors file: its header is not JSON"),
         (struct.pack("<Q", 2) + b"[]", "is no safetensors file"),
+        (struct.pack("<Q", 200_000) + b"[" * 200_000, "is no safetensors file: its header is not JSON"),
     ],
 )
 def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes, fault: str) -> None:

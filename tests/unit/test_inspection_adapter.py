@@ -556,6 +556,17 @@ def test_what_is_no_base_is_refused(tmp_path: Path, make_base: Callable[[Path], 
     assert error.value.message.removeprefix(str(tmp_path / "base")).strip() == fault.strip()
 
 
+def test_a_gguf_file_is_no_base_and_it_is_said_what_is(tmp_path: Path) -> None:
+    make(tmp_path / "a", lora())
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UsageError) as error:
+        adapter_facts(tmp_path / "a", tmp_path / "base.gguf")
+    assert "is a GGUF file, whose tensors have other names than an adapter's modules; allowed: the model's folder" in (
+        error.value.message
+    )
+    assert "base_model_name_or_path" in error.value.hint
+
+
 def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file or folder"):
         adapter_facts(tmp_path / "none")

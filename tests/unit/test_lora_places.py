@@ -10,7 +10,7 @@ import torch
 
 from peftctl.errors import UsageError, VerificationError
 from peftctl.methods import lora_plan
-from peftctl.methods.names import picked
+from peftctl.methods.names import may_meet, numbers, picked, surely_within
 from tests import tiny
 from tests.unit.lora_cases import EXPERTS, LORA, MODELS, put, settled, untied
 
@@ -86,11 +86,14 @@ def test_a_pattern_that_means_no_target_is_refused(setting: str) -> None:
         "up_proj, down_proj; did you mean q_proj?"
     )
     # What would be a regular expression to peft is a name here, and a module that is no target is none.
-    both = refused("tied", targets="q_proj", **{setting: {".*": 2, "up_proj": 2}})
+    both = refused("tied", targets="q_proj", **{setting: {".*": 2, "*up_proj": 2}})
     assert [line.split(";")[0] for line in both.splitlines()] == [
         f"method.{setting}: '.*' matches no target",
-        f"method.{setting}: 'up_proj' matches no target",
+        f"method.{setting}: '*up_proj' matches no target",
     ]
+    assert refused("tied", targets="q_proj", **{setting: {"up_proj": 2}}) == (
+        f"method.{setting}: 'up_proj' matches no target; allowed: q_proj"
+    )
 
 
 def test_two_entries_that_differ_about_a_target_are_refused_and_two_that_agree_are_not() -> None:
@@ -319,3 +322,48 @@ def test_names_are_matched_by_their_last_parts_and_patterns_over_all_of_them() -
     assert picked("s", ["a.?"], names, "name") == ["a.b"]
     with pytest.raises(UsageError, match=r"^s: 'd' matches no name; names here: c, bc, b.*\ns: 'z' matches no name; "):
         picked("s", ["d", "c", "z"], names, "name")
+
+
+# Words alone.
+
+
+def test_numbers_are_said_by_name_or_pattern_for_whatever_targets() -> None:
+    names = ("a.0.q_proj", "a.1.q_proj", "a.1.up")
+    assert numbers("method.x", {"q_proj": 2, "*.up": 3.5}, names) == {
+        "a.0.q_proj": 2, "a.1.q_proj": 2, "a.1.up": 3.5
+    }  # fmt: skip
+    assert numbers("method.x", None, names) == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "other", "meets"),
+    [
+        ("q_proj", "q_proj", True),
+        ("q_proj", "self_attn.q_proj", True),
+        ("model.layers.0.self_attn.q_proj", "q_proj", True),
+        ("q_proj", "k_proj", False),
+        ("proj", "q_proj", False),
+        ("*.1.*", "q_proj", True),
+    ],
+)
+def test_whether_two_entries_can_mean_one_name(entry: str, other: str, meets: bool) -> None:
+    assert may_meet(entry, other) is meets
+    assert may_meet(other, entry) is meets
+
+
+@pytest.mark.parametrize(
+    ("entry", "module", "inside"),
+    [
+        ("q_proj", "q_proj", True),
+        ("self_attn.q_proj", "q_proj", True),
+        ("mlp.experts.gate_up_proj", "experts", True),
+        ("experts.gate_up_proj", "experts", True),
+        ("q_proj", "self_attn.q_proj", False),  # there may be another
+        ("q_proj", "self_attn", False),
+        ("*.q_proj", "*.q_proj", True),
+        ("*.q_proj", "q_proj", False),
+        ("all-linear", "lm_head", False),
+    ],
+)
+def test_whether_an_entry_means_only_what_is_in_a_module(entry: str, module: str, inside: bool) -> None:
+    assert surely_within(entry, module) is inside

@@ -139,7 +139,7 @@ def test_a_model_that_sees_is_cut_in_text_and_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [llama(), gpt2()])
 def test_the_verdict_counts_what_the_closed_formula_gives_in_full_depth(config: Any) -> None:
     empty, lora = skeleton.build(config, TASK), method("lora")
-    verdict = preflight._counted(empty, *lora, preflight.judge(empty, *lora, TASK))
+    verdict = preflight._counted(empty, *lora, *preflight._judged(empty, *lora, TASK))
     width, inner, keys = 32, 64, 16
     shapes = (
         [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
@@ -200,6 +200,19 @@ def test_what_peft_refuses_is_refused_in_a_line_with_what_works() -> None:
     assert said.startswith("method.name: loha cannot go into GPT2LMHeadModel: Target module of type <class")
     assert "; allowed: method lora or method adalora or method " in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["prefix_tuning", "cartridge"])
+@pytest.mark.parametrize("make", [qwen3_next, mamba])
+def test_no_prefix_goes_where_a_layer_keeps_no_keys_and_values(name: str, make: Any) -> None:
+    said = refused(make(), name)
+    assert said.startswith(f"method.name: {name} cannot go into ")
+    assert "its layer 0 keeps something else than keys and values, which a prefix is made of; allowed: method " in said
+
+
+def test_a_prefix_goes_before_windows_of_attention_too() -> None:
+    assert judged(gemma2(), "prefix_tuning").said == "attaches"
+    assert judged(qwen3_next(), "prompt_tuning").said == "attaches"  # which asks nothing of a cache
 
 
 def test_a_methods_own_defaults_are_offered_first() -> None:
@@ -323,6 +336,21 @@ def test_a_model_of_eighty_layers_is_judged_on_two(monkeypatch: pytest.MonkeyPat
     verdict = judged(config, "lora")
     assert (verdict.said, verdict.modules) == ("attaches", 560)
     assert gone_into == [2]
+
+
+def test_a_deep_models_targets_are_looked_for_once_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    sought: list[str] = []
+    find = targets.of
+
+    def finding(model: Any, found: Method, settings: Any) -> Any:
+        sought.append(found.name)
+        return find(model, found, settings)
+
+    monkeypatch.setattr(preflight, "METHODS", {name: METHODS[name] for name in ("lora", "ia3")})
+    monkeypatch.setattr(targets, "of", finding)
+    said = preflight.verdicts(llama(), TASK)
+    assert sought == ["lora", "ia3"]
+    assert said["lora"].parameters == LAYERS * 16 * (4 * 32 + 2 * 48 + 3 * 96)
 
 
 def test_training_refuses_before_rows_are_encoded_or_weights_are_read(

@@ -12,12 +12,14 @@ import torch
 from torch.nn.functional import log_softmax
 
 import peftctl
-from peftctl.errors import UsageError
+from peftctl import recipe
+from peftctl.errors import RecipeError, UsageError
 from peftctl.methods import METHODS, Anatomy, BaseName, DataFacts
 from peftctl.model import adapter, attach, load
 from peftctl.model.head import Head, plain_head
 from peftctl.model.locate import Base
 from peftctl.objectives import OBJECTIVES
+from peftctl.recipe import able
 from peftctl.recipe.schema import ModelSettings
 from peftctl.tasks import TASKS, Layout, tensors
 from peftctl.text.tokens import Encoded
@@ -339,13 +341,16 @@ def test_dropout_is_there_while_training_alone() -> None:
 
 @pytest.mark.parametrize("way", ["p_tuning", "lstm", "prefix_network"])
 def test_no_run_goes_on_from_what_a_network_made(way: str, tmp_path: Path) -> None:
-    model, made = put(tiny.llama(), **WAYS[way], tokens=3)
-    METHODS[made.name].save(model, made, BaseName("base", None), tmp_path)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    (tmp_path / "recipe.yaml").write_text(
+        jobs.recipe_text(tmp_path, tmp_path, method=WAYS[way], train={"init_from": "first"})
+    )
     with pytest.raises(UsageError) as refused:
-        METHODS[made.name].start_from(model, made, tmp_path)
-    assert refused.value.message.startswith(f"train.init_from: {made.name} keeps what its network made, and not the")
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        able.judge(recipe.load(tmp_path / "recipe.yaml"))
+    name = WAYS[way]["name"]
+    assert refused.value.message.startswith(f"train.init_from: {name} keeps what its network made, and not the network")
+    with pytest.raises(RecipeError) as early:
+        recipe.check(tmp_path / "recipe.yaml")
+    assert [(fault.key, fault.also) for fault in early.value.faults] == [("train.init_from", None)]
 
 
 @pytest.mark.parametrize("way", ["prompt_tuning", "prefix_tuning"])

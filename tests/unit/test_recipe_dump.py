@@ -70,7 +70,7 @@ def test_beside_each_value_stands_who_decided_it(tmp_path: Path) -> None:
     assert (made.train.log_every, made.train.seed, made.train.batch_size, made.output) == (1, 2, 3, "out")
     made = resolve.resolve(made)
     made = resolve.resolve_model(made, name="m", commit="c0ffee", max_length=64)
-    made = resolve.resolve_machine(made, dtype="float32", micro_batch_tokens=512)
+    made = resolve.resolve_memory(resolve.resolve_machine(made, dtype="float32"), micro_batch_tokens=512)
     written = dump_resolved(resolve.resolve_targets(made, ["a.q", "a.v"]), "why")
     assert (
         written.split("\n")

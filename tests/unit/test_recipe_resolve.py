@@ -73,7 +73,7 @@ def test_resolving_twice_changes_nothing(changes: dict[str, Any]) -> None:
 
 def test_what_the_model_decides_is_recorded() -> None:
     made = resolve.resolve_model(recipe(), name="/models/m", commit="c0ffee", max_length=64)
-    made = resolve.resolve_machine(made, dtype="float32", micro_batch_tokens=512)
+    made = resolve.resolve_memory(resolve.resolve_machine(made, dtype="float32"), micro_batch_tokens=512)
     made = resolve.resolve_targets(made, ["a.q_proj", "b.q_proj"])
     assert (made.model.name, made.model.revision, made.model.dtype) == ("/models/m", "c0ffee", "float32")
     assert (made.data.max_length, made.train.micro_batch_tokens) == (64, 512)

@@ -1,0 +1,1 @@
+"""Adapters baked into weights."""

@@ -1,0 +1,104 @@
+"""What a merged model's folder holds beside the weights: all that it takes to be loaded and used by itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftctl.atomic import write_json, write_text
+from peftctl.generate import stop_ids
+from peftctl.merge.source import Source
+from peftctl.model import load
+
+LARGEST = 50_000_000
+# Of the base's folder: what is made anew here, or belongs to the folder as it was published.
+OWN = ("config.json", "generation_config.json", "README.md", "source.json", ".gitattributes")
+WEIGHT_FILES = (
+    "*.safetensors", "*.index.json", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx",
+    "*.npz", "*.ot",
+)  # fmt: skip
+# Of an adapter's folder.
+ADAPTERS = ("adapter_*", "README.md", "peftctl_*", "*.safetensors", "*.bin", "manifest.json", "training_args*")
+
+
+def config(source: Source, folder: Path, changes: Mapping[str, Any], dtype: str | None) -> None:
+    """The base's config.json with what is otherwise now; a change goes where the base's config says the same thing."""
+    said = json.loads((source.base.folder / "config.json").read_text("utf-8"))
+    for name, value in changes.items():
+        parts = [part for part in (said, said.get("text_config")) if isinstance(part, dict) and name in part]
+        for part in parts or [said]:
+            part[name] = value
+    if dtype:
+        parts = [said, *(part for part in said.values() if isinstance(part, dict))]
+        for part in parts:
+            for name in ("dtype", "torch_dtype"):
+                if name in part or (part is said and name == "dtype" and "torch_dtype" not in said):
+                    part[name] = dtype
+    write_json(folder / "config.json", said)
+
+
+def others(source: Source, folder: Path) -> None:
+    """The tokenizer with its chat template, as training had it, and whatever else the base needs."""
+    trained = source.part.folder
+    if any(trained.glob("tokenizer*")):
+        _copy(trained, folder, ADAPTERS)
+    _copy(source.base.folder, folder, (*OWN, *WEIGHT_FILES))
+
+
+def generation(source: Source, model_config: Any, folder: Path) -> None:
+    """The base's generation config, with every token that ends a text since training."""
+    from transformers import GenerationConfig
+
+    tokenizer = load.load_tokenizer(_at(source, folder), source.model)
+    if (source.base.folder / "generation_config.json").exists():
+        settings = GenerationConfig.from_pretrained(source.base.folder)
+    else:
+        settings = GenerationConfig.from_model_config(model_config)
+    ends = stop_ids(settings, tokenizer)
+    settings.eos_token_id = ends[0] if len(ends) == 1 else ends
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    settings.save_pretrained(folder)
+
+
+def card(source: Source, facts: Mapping[str, Any], folder: Path) -> None:
+    """README.md: what it is, from what, and how it was checked."""
+    base, run = source.base, source.run
+    named = base.source.name if base.source else (base.name if base.origin == "hub" else Path(base.name).name)
+    at = f", revision {base.commit}" if base.commit else ""
+    lines = [f"# {named}, {source.part.method.name}", ""]
+    lines += [
+        f"{named}{at} with {'adapters' if len(source.parts) > 1 else 'an adapter'} trained by "
+        f"{source.part.method.name} merged into its weights by peftctl.",
+        "It loads with `AutoModel*.from_pretrained` alone.",
+        "",
+    ]
+    if run is not None:
+        data, metrics = run.manifest["data"], run.manifest["metrics"]
+        rows = data["train"].get("rows")
+        lines += ["## Training", ""]
+        lines += [f"- task: {run.manifest['task']}", f"- steps: {run.manifest['steps']}"]
+        lines += [f"- rows: {rows:,}"] if rows else []
+        lines += [f"- trained parameters: {run.manifest['trainable_parameters']:,}"]
+        lines += [f"- held-out {name}: {value:.4g}" for name, value in metrics.items() if isinstance(value, float)]
+        lines += [""]
+    lines += ["## Merging", ""]
+    lines += [f"- {name}: {value}" for name, value in facts.items() if isinstance(value, str | int | float)]
+    write_text(folder / "README.md", "\n".join(lines) + "\n")
+
+
+def _copy(here: Path, there: Path, but: tuple[str, ...]) -> None:
+    for path in sorted(here.iterdir()):
+        if not path.is_file() or path.stat().st_size > LARGEST or any(path.match(pattern) for pattern in but):
+            continue
+        if not (there / path.name).exists():
+            shutil.copyfile(path, there / path.name)
+
+
+def _at(source: Source, folder: Path) -> Any:
+    from dataclasses import replace
+
+    return replace(source.base, folder=folder)

@@ -1,0 +1,179 @@
+"""One path for every merge: refuse early, write aside, check, manifest, rename."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peftctl.atomic import inventory, publish_directory, write_json
+from peftctl.errors import MachineError, UsageError
+from peftctl.merge import check, compare, files, memory, stream
+from peftctl.merge.adapters import Combine
+from peftctl.merge.plan import Prepared, Together, prepare
+from peftctl.merge.source import Source
+from peftctl.merge.weights import Weights
+from peftctl.model import identity, load, prequantized
+
+DTYPES = ("float32", "bfloat16", "float16")
+SPARE = 200_000_000  # bytes beside the weights
+
+
+@dataclass(frozen=True)
+class Options:
+    """``dtype``: None for the base's own. ``original``: of a base that was quantised for training, the weights as they
+    are stored. ``shard_bytes``: the most in a file."""
+
+    dtype: str | None = None
+    original: bool = False
+    shard_bytes: int = 5_000_000_000
+    combine: Combine = field(default_factory=Combine)
+
+
+def merge(source: Source, out: Path, options: Options, note: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Publish ``source`` as a model in ``out`` and return the manifest written there. Where ``out`` holds just that
+    already, nothing is done. ``note`` hears what takes time and what is to be known.
+
+    Raises UsageError where it cannot be merged or ``out`` holds something else, MachineError where disk or memory do
+    not suffice, VerificationError where what was written is not what was to be written. Then ``out`` is as it was.
+    """
+    asked = {"sources": source.facts(), "options": asdict(options)}
+    if (there := _already(out, asked)) is not None:
+        note(f"{out} holds this already")
+        return there
+    with publish_directory(out.absolute()) as folder:
+        facts = {**write(source, folder, options, note), "manifest": 1, "kind": "merged", **asked}
+        files.card(source, facts["how"] | facts["checked"], folder)
+        manifest = {**facts, "files": inventory(folder)}
+        write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def write(source: Source, folder: Path, options: Options, note: Callable[[str], None]) -> dict[str, Any]:
+    """Fill the empty ``folder`` with the merged model, checked; what was done and found, for the manifest."""
+    config = load.load_config(source.base, source.model)
+    kept = prequantized.found(config)
+    with (
+        Weights(identity.weight_files(source.base.folder)) as weights,
+        tempfile.TemporaryDirectory(prefix="peftctl-merge-") as scratch,
+    ):
+        dtype = options.dtype or _usual(weights, source)
+        try:
+            if kept is not None:
+                raise Together(f"its weights are quantised as they come ({kept})")
+            if getattr(config, "auto_map", None) and source.model.trust_remote_code:
+                raise Together("it brings its own code")
+            prepared = prepare(source, config, weights, options.dtype, options.original, options.combine, Path(scratch))
+        except Together as why:
+            note(f"{source.base.name} is merged in memory as a whole: {why}")
+            how = _together(source, folder, options, dtype, str(why), Path(scratch))
+        else:
+            how = _by_layers(prepared, source, folder, options, note)
+            del prepared
+    _beside(source, config, folder)
+    began = time.monotonic()
+    found = how.pop("checked") | _compared(source, options, folder, dtype, note)
+    how["seconds_checking"] += time.monotonic() - began
+    how |= {"dtype": dtype if options.dtype else f"{dtype}, as the base", "onto": _onto(source, options)}
+    return {"how": how, "checked": {"verified": "yes", **found}}
+
+
+def _by_layers(
+    prepared: Prepared, source: Source, folder: Path, options: Options, note: Callable[[str], None]
+) -> dict[str, Any]:
+    size = sum(tensor.size for tensor in prepared.plan.wanted.values())
+    _check_room(folder, size)
+    began = time.monotonic()
+    stream.write(prepared.plan, prepared.values, folder, options.shard_bytes)
+    written = time.monotonic()
+    files.config(source, folder, prepared.config, options.dtype)
+    with check.files(folder) as weights:
+        found = {**check.tensors(prepared, weights), **check.layers(prepared, weights)}
+    if lost := found["lost_in_rounding"]:
+        note(
+            f"{len(lost)} of {len(prepared.changed)} tensors that were trained are as they were: "
+            "what training changed in them is less than their dtype can show"
+        )
+    how = {"way": "layer by layer", "bytes": size, "checked": found}
+    return how | {"seconds_writing": written - began, "seconds_checking": time.monotonic() - written}
+
+
+def _together(source: Source, folder: Path, options: Options, dtype: str, why: str, scratch: Path) -> dict[str, Any]:
+    if source.model.quantization is not None and not options.original:
+        raise UsageError(
+            f"{source.base.name} was quantised for training, and has to be merged in memory as a whole ({why}), where "
+            "only its weights as they are stored can be merged into",
+            "--onto original",
+        )
+    config = load.load_config(source.base, source.model)
+    size = prequantized.weight_bytes(config, source.base.folder, dtype)
+    _check_room(folder, size)
+    began = time.monotonic()
+    memory.write(source, dtype, options.combine, folder, options.shard_bytes, scratch)
+    written = time.monotonic()
+    with check.files(folder) as weights:
+        check.finite(weights)
+    how = {"way": "in memory", "why": why, "bytes": size, "checked": {}}
+    return how | {"seconds_writing": written - began, "seconds_checking": time.monotonic() - written}
+
+
+def _beside(source: Source, config: Any, folder: Path) -> None:
+    files.others(source, folder)
+    files.generation(source, config, folder)
+
+
+def _compared(
+    source: Source, options: Options, folder: Path, dtype: str, note: Callable[[str], None]
+) -> dict[str, Any]:
+    if not compare.fits(source):
+        note("the whole model is more than half of the memory that is free: it was compared layer by layer alone")
+        return {"compared": "layers"}
+    judged = source.model.quantization is None or not options.original
+    return {
+        "compared": "logits",
+        "judged": judged,
+        **compare.models(source, options.combine, folder, dtype, judged, note),
+    }
+
+
+def _onto(source: Source, options: Options) -> str:
+    if source.model.quantization is None:
+        return "the base's weights"
+    return "the base's weights as they are stored" if options.original else "the base's weights as training saw them"
+
+
+def _usual(weights: Weights, source: Source) -> str:
+    sizes: dict[str, int] = {}
+    for stored in weights.stored.values():
+        if stored.dtype in DTYPES:
+            sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.size
+    usual = source.model.dtype if source.model.dtype in DTYPES else "float32"
+    return max(sizes, key=lambda dtype: sizes[dtype], default=usual)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if size + SPARE > free:
+        raise MachineError(
+            f"{folder.parent}: the merged model takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
+        )
+
+
+def _already(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest in ``out`` where it holds what is asked for, whole."""
+    if not (out / "manifest.json").exists() or not (out / "config.json").exists():
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text("utf-8"))
+    except ValueError:
+        return None
+    plain = json.loads(json.dumps(asked, default=str))
+    if not isinstance(manifest, dict) or any(manifest.get(name) != plain[name] for name in plain):
+        return None
+    held = {name: entry for name, entry in inventory(out).items() if name != "manifest.json"}
+    return manifest if held == manifest.get("files") else None

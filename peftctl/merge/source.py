@@ -1,0 +1,169 @@
+"""What is to be merged into what: a run, or an adapter's folder, or several of either, and their base model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peftctl.atomic import inventory
+from peftctl.errors import UsageError
+from peftctl.methods import METHODS, Method
+from peftctl.model import identity, locate
+from peftctl.model.locate import Base
+from peftctl.recipe.schema import ModelSettings
+from peftctl.run import Run, at_base, open_run
+from peftctl.tables import table
+from peftctl.tasks import TASKS, Task
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+INSTEAD = "serve the base with the adapter beside it: peftctl export RUN OUT --to adapter"
+
+
+@dataclass(frozen=True)
+class Part:
+    """An adapter's ``folder``, the method that opens it, with settings, and its ``weight`` among several."""
+
+    folder: Path
+    method: Method
+    settings: Any
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """``parts`` to be merged, in this order, and the ``base`` that they were trained on, as ``model`` says.
+
+    ``run``: the one that the first part came from, None for another tool's adapter. ``forced``: in what the base
+    differs from the one that was trained on, where it was to be taken all the same.
+    """
+
+    parts: tuple[Part, ...]
+    base: Base
+    model: ModelSettings
+    task: Task
+    run: Run | None
+    forced: str = ""
+
+    @property
+    def part(self) -> Part:
+        return self.parts[0]
+
+    def facts(self) -> dict[str, Any]:
+        """What says what was merged, for a manifest."""
+        return {
+            "adapters": [
+                {"folder": str(part.folder), "method": part.method.name, "weight": part.weight}
+                | {"files": {name: entry["sha256"] for name, entry in inventory(part.folder).items()}}
+                for part in self.parts
+            ],
+            "base": identity.identity(self.base),
+            "base_forced": self.forced or None,
+        }
+
+
+def open_source(path: Path, base: Path | None, note: Callable[[str], None], *, force: bool = False) -> Source:
+    """The run or adapter in ``path``; ``base``: where its base model is now, if not where it was.
+
+    Raises UsageError where there is none, it cannot be merged, or, without ``force``, its base is another one than it
+    was trained on; VerificationError where the run is not what its manifest says.
+    """
+    if not (path / "manifest.json").exists() and (path / CONFIG).exists():
+        return _of_adapter(path.absolute(), base, note)
+    if _holds(path, "merged"):
+        raise UsageError(f"{path} is a merged model already")
+    if not (path / "manifest.json").exists() and (path / "config.json").exists():
+        raise UsageError(
+            f"{path} holds a model, and no adapter that could be merged", "name a run or an adapter's folder"
+        )
+    run = open_run(path)
+    check_merges(run)
+    method = METHODS[run.recipe.method.name]
+    run.check_intact()
+    recipe = at_base(run, base)
+    found = locate.locate(recipe, note)
+    forced = ""
+    try:
+        identity.check(found, run.manifest["base"])
+    except UsageError as error:
+        if not force:
+            raise UsageError(error.message, f"{error.hint}; --force-base merges into it all the same") from None
+        forced = error.message
+    part = Part(run.artifact, method, run.recipe.method)
+    return Source((part,), found, recipe.model, TASKS[run.recipe.task.name], run, forced)
+
+
+def check_merges(run: Run) -> None:
+    """Raises UsageError where what the run trained cannot be merged, with what to do instead."""
+    method = METHODS[run.recipe.method.name]
+    if method.artifact == "model":
+        raise UsageError(f"{run.path}: its run trained the model itself: {run.artifact} is what merging would make")
+    _check_merges(run.path, method)
+
+
+def combine(sources: Sequence[tuple[Source, float]]) -> Source:
+    """Several as one, each with its weight. Raises UsageError where they are of other bases, tasks or methods."""
+    first = sources[0][0]
+    for other, _ in sources[1:]:
+        for what, one, another in (
+            ("base", str(first.base.folder), str(other.base.folder)),
+            ("method", first.part.method.name, other.part.method.name),
+            ("task", first.task.name, other.task.name),
+        ):
+            if one != another:
+                raise UsageError(
+                    f"--adapter: {other.part.folder} has another {what} than {first.part.folder} ({another}, not {one})"
+                )
+    return replace(first, parts=tuple(replace(source.part, weight=weight) for source, weight in sources))
+
+
+def _of_adapter(folder: Path, base: Path | None, note: Callable[[str], None]) -> Source:
+    config = _read(folder / CONFIG)
+    if not (folder / WEIGHTS).exists():
+        raise UsageError(f"{folder} holds no {WEIGHTS}, so there is nothing to merge")
+    peft_type, task_type = config.get("peft_type"), config.get("task_type") or "CAUSAL_LM"
+    method = next((method for method in METHODS.values() if method.peft_type == peft_type), None)
+    if method is None or not peft_type:
+        raise UsageError(f"{folder}: its peft_type is {peft_type!r}, which the installed peft does not have")
+    _check_merges(folder, method)
+    task = next((task for task in TASKS.values() if task.peft_type == task_type), None)
+    if task is None:
+        allowed = ", ".join(task.peft_type for task in TASKS.values())
+        raise UsageError(f"{folder}: made for the task {task_type}; allowed: {allowed}")
+    named = str(base) if base is not None else str(config.get("base_model_name_or_path") or "")
+    if not named:
+        raise UsageError(f"{folder} does not say what its base model is", "name it with --base")
+    revision = None if base is not None or Path(named).expanduser().exists() else config.get("revision")
+    model = ModelSettings(name=named, revision=revision)
+    known: dict[str, Any] = {"name": method.name, "modules_to_save": tuple(config.get("modules_to_save") or ())}
+    settings = method.settings.model_construct(**known)
+    found = locate.find(model, Path(named).expanduser().absolute(), note)
+    return Source((Part(folder, method, settings),), found, model, task, None)
+
+
+def _check_merges(path: Path, method: Method) -> None:
+    seen = table("capabilities")["methods"].get(method.name)
+    if seen is not None and seen["merges"] != "yes":
+        raise UsageError(f"{path}: {method.name} cannot be merged: {seen['merges']}", INSTEAD)
+
+
+def _holds(path: Path, kind: str) -> bool:
+    """Whether a folder's manifest says that it is of this kind."""
+    try:
+        facts = json.loads((path / "manifest.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(facts, dict) and (facts.get("kind") == kind or facts.get("to") == kind)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        raise UsageError(f"{path} is not JSON") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"{path} is no adapter's config: it holds no mapping")
+    return config

@@ -1,0 +1,126 @@
+"""The tensors in a folder's safetensors files, read where they stand, whole or by rows, never the file.
+
+The format: eight bytes with the header's length, the header (JSON: dtype, shape and place of every tensor), and the
+tensors' bytes end to end. https://huggingface.co/docs/safetensors
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from peftctl.errors import MachineError
+from peftctl.model import identity
+
+PIECE = 16 * 2**20  # bytes that are read or written at once
+# safetensors' names of dtypes, and torch's.
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: ``size`` bytes from ``start`` on, of torch's ``dtype`` by name."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+    @property
+    def rows(self) -> int:
+        """Its first dimension; 1 for a number."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def row_bytes(self) -> int:
+        return self.size // max(1, self.rows)
+
+
+class Weights:
+    """The tensors of the given safetensors files, ``stored`` by name, in the order in which they stand there.
+
+    ``read`` brings one into memory of its own. Raises UsageError where a file is not what it should be.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.stored: dict[str, Stored] = {}
+        self._handles: dict[Path, int] = {}
+        for file in files:
+            with file.open("rb") as handle:
+                begin = 8 + int(struct.unpack("<Q", handle.read(8).ljust(8, b"\xff"))[0])
+            found = {name: entry for name, entry in identity.header(file).items() if name != "__metadata__"}
+            for name, entry in sorted(found.items(), key=lambda item: item[1]["data_offsets"][0]):
+                first, last = entry["data_offsets"]
+                dtype = DTYPES.get(entry["dtype"], entry["dtype"].lower())
+                self.stored[name] = Stored(file, dtype, tuple(entry["shape"]), begin + first, last - first)
+
+    def __enter__(self) -> Weights:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles.values():
+            os.close(handle)
+        self._handles.clear()
+
+    def read(self, name: str, rows: slice | None = None) -> Any:
+        """The tensor as it is stored, or these ``rows`` of its first dimension."""
+        import torch
+
+        stored = self.stored[name]
+        first, last = (rows.start, rows.stop) if rows else (0, stored.rows)
+        shape = (last - first, *stored.shape[1:]) if stored.shape else ()
+        made = torch.empty(shape, dtype=getattr(torch, stored.dtype))
+        if made.numel():
+            into = memoryview(made.view(-1).view(torch.uint8).numpy())
+            self._fill(into, stored, first * stored.row_bytes)
+        return made
+
+    def bytes_of(self, name: str) -> Iterator[bytes]:
+        """The tensor's bytes, in pieces."""
+        stored = self.stored[name]
+        for first in range(0, stored.size, PIECE):
+            piece = bytearray(min(PIECE, stored.size - first))
+            self._fill(memoryview(piece), stored, first)
+            yield bytes(piece)
+
+    def _fill(self, into: memoryview, stored: Stored, offset: int) -> None:
+        handle = self._handles.get(stored.file)
+        if handle is None:
+            handle = self._handles[stored.file] = os.open(stored.file, os.O_RDONLY)
+        done = 0
+        while done < len(into):
+            got = os.preadv(handle, [into[done : done + PIECE]], stored.start + offset + done)
+            if got == 0:
+                raise MachineError(f"{stored.file} ends before its tensors do")
+            done += got
+
+
+def blocks(rows: int, row_bytes: int, step: int = 256) -> Iterator[slice]:
+    """``rows`` in blocks of some multiple of ``step`` of them, of about PIECE bytes; the last may be up to twice that,
+    and is never small beside ``step``.
+
+    A matrix product by such blocks was bit-equal to the whole one; one of a few rows is computed in another order.
+    """
+    size = max(step, PIECE // max(1, row_bytes) // step * step)
+    first = 0
+    while first < rows:
+        last = rows if rows - first < size + step else first + size
+        yield slice(first, last)
+        first = last
+
+
+def byte_size(dtype: str, shape: Sequence[int]) -> int:
+    """The bytes of a tensor of torch's ``dtype`` by name."""
+    import torch
+
+    return prod(shape) * int(getattr(torch, dtype).itemsize)
