@@ -17,8 +17,13 @@ from peftctl.merge.weights import Weights
 PREFIX = "base_model.model."
 MERGED = "merged"
 SHOWN = 3
-# What PEFT says of tied embeddings: here they come apart where they have to.
-TIED = "Model (has|with) `tie_word_embeddings=True`"
+# What PEFT warns of: tied embeddings come apart here where they have to, a transposed layer is known by its class, and
+# missing tensors are named below.
+KNOWN = (
+    "Model (has|with) `tie_word_embeddings=True`",
+    "fan_in_fan_out is set to False but the target module is `Conv1D`",
+    "Found missing adapter keys while loading the checkpoint",
+)
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,25 @@ def given(part: Part, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
     """The model's own matrices that an adapter's file holds whole, by parameter, with their keys: PEFT saves embeddings
     so where it takes the vocabulary to have been changed. Those of modules that were trained whole are none of them.
     """
+    return {name: key for name, key in _whole(part, shapes).items() if len(shapes[name]) > 1}
+
+
+def biases(part: Part, shapes: Mapping[str, Sequence[int]]) -> set[str]:
+    """The model's own parameters of one dimension that an adapter's file holds."""
+    return {name for name in _whole(part, shapes) if len(shapes[name]) < 2}
+
+
+def _whole(part: Part, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """The model's own parameters that the file holds, with their keys."""
     if not (part.folder / WEIGHTS).exists():
         return {}
     found = {}
     with Weights([part.folder / WEIGHTS]) as weights:
-        for key, stored in weights.stored.items():
+        for key in weights.stored:
             name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
             module = f".{name.rpartition('.')[0]}"
             whole = any(module.endswith(f".{each}") for each in _saved_whole(part))
-            if name in shapes and len(stored.shape) > 1 and not whole:
+            if name in shapes and not whole:
                 found[name] = key
     return found
 
@@ -54,7 +69,8 @@ def put(model: Any, source: Source, combine: Combine, given: Mapping[str, str], 
     Raises UsageError where an adapter does not fit the model, VerificationError where a tensor of it has no place.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", TIED)
+        for text in KNOWN:
+            warnings.filterwarnings("ignore", text)
         return _put(model, source, combine, given, scratch)
 
 

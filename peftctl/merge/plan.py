@@ -55,7 +55,8 @@ def prepare(
     values = Values(weights, where, asked, _wide(model), given={name: (own, key) for name, key in given.items()})
     if source.model.quantization is not None and not original:
         values = as_trained.quantised(values, config, source)
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    brought = {name for part in source.parts for name in adapters.biases(part, shapes)}
     blank(model, values.work_dtype, lambda name: _small(name, values, model))
     peft_model = adapters.put(model, source, combine, given, scratch)
     found = tuple(units(peft_model, source.part.method))
@@ -66,11 +67,11 @@ def prepare(
         if ".base_layer." in parameter:
             raise Together(f"several updates meet in {parameter}")
     ready = _ready(peft_model, by_parameter)
-    wanted, from_parameter, untied = _wanted(names, values, by_parameter)
+    wanted, from_parameter, untied = _wanted(list(shapes), values, by_parameter)
     if untied:
         changes["tie_word_embeddings"] = False
     plan = Plan(wanted, from_parameter, by_parameter, ready)
-    trained = {*by_parameter, *values.rounded, *peft_selected(peft_model)}
+    trained = {*brought, *by_parameter, *values.rounded, *peft_selected(peft_model)}
     changed = tuple(name for name, parameter in from_parameter.items() if parameter in trained)
     return Prepared(plan, values, peft_model, found, changed, changes)
 

@@ -127,6 +127,9 @@ class Generic(PeftMethod):
     def trains_own_layers(self, settings: Any) -> bool:
         return self.name in generic_special.MIXED
 
+    def needs_base(self, settings: Any, folder: Path) -> str:
+        return generic_special.NEEDS_BASE.get(self.name, "")
+
     def loads_with(self, settings: Any) -> Literal["peft", "peftctl", "transformers"]:
         """Plain PEFT makes again what is saved beside, and on another machine perhaps otherwise."""
         return "peftctl" if self.name in generic_special.REMADE else "peft"

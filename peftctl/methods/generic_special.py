@@ -204,4 +204,9 @@ REMADE: Mapping[str, Callable[[Any], dict[str, Any]]] = {"adamss": _subspaces, "
 MIXED = ("adaption_prompt", "shadow")
 # What is done to a base that such a PEFT model was around, before another is put there.
 BARE: Mapping[str, Callable[[Any], None]] = {"adaption_prompt": _without_prompts, "shadow": _without_hooks}
+# Methods whose update is no sum of their own tensors, with why.
+NEEDS_BASE = {
+    "frod": "its fixed parts are made from the base's own weights",
+    "osf": "what it saves belongs to the singular values of the base's own weights",
+}
 AFTER_UPDATE: Mapping[str, Callable[[Any, int], None]] = {"adamss": _allocate}
