@@ -6,7 +6,8 @@ that may be written as one word names the setting the word stands for in ``short
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,3 +18,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     shorthand: ClassVar[str] = ""
+
+
+def sections_in(settings: type[Settings]) -> Iterator[tuple[str, type[Settings]]]:
+    """Those settings of a section that are sections themselves, whether or not they may be left out."""
+    for name, declared in settings.model_fields.items():
+        kinds: tuple[Any, ...] = (declared.annotation, *get_args(declared.annotation))
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, Settings):
+                yield name, kind

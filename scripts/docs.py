@@ -18,7 +18,7 @@ from peftctl.methods import METHODS
 from peftctl.methods.described import COLUMNS, refused, row
 from peftctl.recipe.json_schema import EXTENDS, json_schema
 from peftctl.recipe.schema import NEEDED, OUTPUT, SECTIONS, EvalSource, Source
-from peftctl.settings import Settings
+from peftctl.settings import Settings, sections_in
 from peftctl.tables import table
 from peftctl.tasks import TASKS
 
@@ -29,8 +29,9 @@ INTRODUCTION = """\
 
 <!-- Made by scripts/docs.py from the declarations that judge recipes. Change those, not this. -->
 
-A recipe is one YAML file. `peftctl check` names every fault in it at once, with its line; `peftctl init` writes a first
-one; `peftctl schema` prints the JSON Schema, and a first line
+A recipe is one YAML file. `peftctl check` names the faults of its text at once, with their lines, and
+`peftctl check --model` tries its method on the model's architecture too; `peftctl init` writes a first one;
+`peftctl schema` prints the JSON Schema, and a first line
 `# yaml-language-server: $schema=recipe.schema.json` lets an editor complete and check while you type.
 
 - What a recipe reads (a model folder, a data file, the recipe it `extends`) is looked up beside the recipe. What it
@@ -97,8 +98,9 @@ def recipe_page() -> str:
                 parts += _table(method.settings, method.name)
             continue
         parts += [f"\n## `{name}`\n\n{_summary(settings)}\n\n", *_table(settings)]
-        for key, inner in _inner(settings):
-            parts += [f"\n### `{name}.{key}`\n\n{_summary(inner)}\n\n", *_table(inner)]
+        for key, inner in sections_in(settings):
+            if inner not in (Source, EvalSource):  # which are below
+                parts += [f"\n### `{name}.{key}`\n\n{_summary(inner)}\n\n", *_table(inner)]
         if name == "task":
             parts.append(f"\nTasks: {', '.join(f'`{task}`' for task in TASKS)}.\n")
         if name == "data":
@@ -128,13 +130,6 @@ def methods_page() -> str:
         for what, verdict in refused(seen["methods"][name]):
             parts.append(f"\nNot {what}: {verdict}.\n")
     return "".join(parts)
-
-
-def _inner(settings: type[Settings]) -> Iterator[tuple[str, type[Settings]]]:
-    """Settings of a section that are sections themselves."""
-    for key, setting in settings.model_fields.items():
-        if isinstance(setting.annotation, type) and issubclass(setting.annotation, Settings):
-            yield key, setting.annotation
 
 
 def _rows_head() -> str:
@@ -167,7 +162,7 @@ def _type(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(_type(each) for each in schema["anyOf"] if each.get("type") != "null"))
     if "$ref" in schema:
-        return "section" if "Fast" in schema["$ref"] else "source"
+        return "source" if schema["$ref"].endswith("Source") else "section"
     if schema["type"] == "array":
         return f"list of {_type(schema['items'])}"
     if schema["type"] == "object":

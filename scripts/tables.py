@@ -2,7 +2,8 @@
 
     python scripts/tables.py [--check]     --check tries no capabilities, which takes minutes: tests try some of them
 
-model_types   for each task, the model types that transformers has a class for, as load.auto_class chooses it
+model_types   for each task, the model types that transformers has a class for, as load.auto_class chooses it; those of
+              them that read in both directions unless their config says is_decoder, where the task does not allow it
 peft_configs  for each method, PEFT's config class: every field's type and default; help too where we have no class
 capabilities  for each method, on which tasks, families, quantised bases it was built on a tiny model, trained and read
               back equal; whether with gradient checkpointing; whether it merges (scripts/capabilities.py)
@@ -52,14 +53,25 @@ def model_types() -> dict[str, Any]:
     from peftctl.model.load import auto_class
     from peftctl.tasks import TASKS
 
-    by_task = {}
+    by_task, both_ways = {}, {}
     for task in TASKS.values():
         own = task.model_class()._model_mapping
         # Another class is chosen by what a config says, so one of each kind is made for it.
         others = (each for each in transformers.AutoModelForMultimodalLM._model_mapping if each not in own)
         able = [*own, *(each for each in others if each in auto_class(task, each())._model_mapping)]
         by_task[task.name] = sorted({config.model_type for config in able if config.model_type})
-    return {"transformers": transformers.__version__, "tasks": by_task}
+        both_ways[task.name] = encoders(task)
+    return {"transformers": transformers.__version__, "tasks": by_task, "encoders": both_ways}
+
+
+def encoders(task: Any) -> list[str]:
+    """Of the task's model types those whose config has an is_decoder, and that look ahead where it is false."""
+    from peftctl.model.causal import kind_looks_ahead
+
+    own = task.model_class()._model_mapping
+    configs = [each() for each in own if task.causal and hasattr(each, "is_decoder")]
+    apart = [config for config in configs if not config.is_encoder_decoder]  # decoders of those are of no other use
+    return sorted(config.model_type for config in apart if kind_looks_ahead(config, task))
 
 
 def peft_configs() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from peftctl.cli.words import Json
-from peftctl.errors import UsageError
+from peftctl.errors import UsageError, VerificationError
 from peftctl.outcomes import outcomes
 
 
@@ -25,7 +26,7 @@ def inspect(
     ],
     tree: Annotated[bool, typer.Option("--tree", help="Of a model: every module, alike blocks once.")] = False,
     match: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(metavar="PATTERN", help="Of a model: what this entry of `targets` matches, and just misses."),
     ] = None,
     all_methods: Annotated[
@@ -52,10 +53,12 @@ def inspect(
         from peftctl import console
         from peftctl.inspection.what import MODELS, decide
 
+        if match and len(match) > 1:
+            raise UsageError(f"--match: given {len(match)} times ({', '.join(match)}); allowed: once")
         what = decide(name)
         flags = {
             "--tree": tree,
-            "--match": match is not None,
+            "--match": bool(match),
             "--all-methods": all_methods,
             "--base": base is not None,
             "--revision": revision is not None,
@@ -67,7 +70,7 @@ def inspect(
         from peftctl.console import models
         from peftctl.inspection.model import Asked, model_facts
 
-        asked = Asked(tree, match, all_methods, revision)
+        asked = Asked(tree, match[0] if match else None, all_methods, revision)
         facts = model_facts(what, asked, apart or stack.enter_context(Apart()), console.note)
         if as_json:
             console.say_json(facts.as_dict())
@@ -82,21 +85,24 @@ def _check(name: str, kind: str, given: list[str]) -> None:
     able = {"hub": ["--revision"], "adapter": ["--base"]}.get(kind, [])
     able += ["--tree", "--match", "--all-methods"] if kind in MODELS else []
     words = {**dict.fromkeys(MODELS, "a model on this machine"), "hub": "a hub model", "adapter": "an adapter"}
+    words["own"] = "what peftctl saved without PEFT"
     for flag in given:
         if flag not in able:
             raise UsageError(f"{flag}: has no effect on {words.get(kind, f'a {kind}')} (found {name})")
 
 
 def _others(kind: str, path: Path, base: Path | None, *, as_json: bool) -> None:
-    """An adapter, a run or a checkpoint."""
+    """An adapter, a run or a checkpoint. Exits with the code of what is not as it should be, once that is shown."""
     from peftctl import console
     from peftctl.console import adapters
     from peftctl.inspection.adapter import AdapterFacts, adapter_facts
     from peftctl.inspection.checkpoints import CheckpointFacts, checkpoint_facts
+    from peftctl.inspection.own import OwnFacts, own_facts
     from peftctl.inspection.runs import RunFacts, run_facts
 
-    looks: dict[str, Callable[[], AdapterFacts | RunFacts | CheckpointFacts]] = {
+    looks: dict[str, Callable[[], AdapterFacts | OwnFacts | RunFacts | CheckpointFacts]] = {
         "adapter": lambda: adapter_facts(path, base),
+        "own": lambda: own_facts(path),
         "run": lambda: run_facts(path),
         "checkpoint": lambda: checkpoint_facts(path),
     }
@@ -105,3 +111,5 @@ def _others(kind: str, path: Path, base: Path | None, *, as_json: bool) -> None:
         console.say_json(facts.as_dict())
     else:
         adapters.show(facts)
+    if facts.wrong:
+        sys.exit(VerificationError.exit_code)

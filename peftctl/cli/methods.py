@@ -13,7 +13,7 @@ from peftctl.outcomes import outcomes
 @outcomes
 def methods(
     name: Annotated[
-        str | None, typer.Argument(metavar="METHOD", help="One method, with its formula and settings.")
+        str | None, typer.Argument(metavar="METHOD", help="One method or preset, with its formula and settings.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -21,17 +21,21 @@ def methods(
     from peftctl import console
     from peftctl.methods import METHODS
     from peftctl.methods.described import COLUMNS, described, refused, row
-    from peftctl.methods.presets import PRESETS
+    from peftctl.methods.presets import PRESETS, spelled
     from peftctl.tables import table
 
     seen: dict[str, Any] = table("capabilities")["methods"]
+    words = ""
     if name is not None:
-        known("METHOD", name, list(METHODS))
+        asked, (name, words) = name, spelled(name)
+        known("METHOD", name, [*METHODS, *PRESETS])
         seen = {name: seen[name]}
     if as_json:
         console.say_json({"versions": {key: table("capabilities")[key] for key in ("peft", "transformers")}, **seen})
         return
     if name is not None:
+        if words:
+            console.say(f"{asked}: {words}\n")
         console.say(described(METHODS[name]))
     rows = [[method, METHODS[method].category, *row(able)] for method, able in seen.items()]
     console.table(["", "kind", *COLUMNS], rows)
@@ -39,5 +43,5 @@ def methods(
         for what, why in refused(seen[name]):
             console.say(f"{what}: {why}")
     else:
-        for preset, spelled in PRESETS.items():
-            console.say(f"{preset}: {spelled.method} with {', '.join(spelled.settings)}")
+        for preset in PRESETS:
+            console.say(f"{preset}: {spelled(preset)[1]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,14 +12,27 @@ from peftctl.cli.words import Json, Overrides, ask, known
 from peftctl.errors import UsageError
 from peftctl.outcomes import outcomes
 
+if TYPE_CHECKING:
+    from peftctl.recipe.schema import Recipe
+
 
 @outcomes
 def check(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="The YAML recipes.")],
     overrides: Overrides = None,
+    model: Annotated[
+        bool,
+        typer.Option(
+            "--model",
+            help="Build the model without its weights too, and try whether the method goes in: layers, targets and "
+            "modules by name, and methods that no table has seen on it. Takes seconds.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Name every fault of a recipe, with its line and what was likely meant. Loads neither model nor data."""
+    """Name the faults of a recipe's text, with their lines and what was likely meant: settings and their values, what
+    does not go together, and models, runs and adapters that are not there. Loads neither model nor data; what those
+    hold is judged by --model, data and train."""
     from peftctl import console
     from peftctl.errors import RecipeError
     from peftctl.recipe import check as judge
@@ -27,7 +40,9 @@ def check(
     faults = []
     for recipe in recipes:
         try:
-            judge(recipe, overrides or [])
+            judged = judge(recipe, overrides or [])
+            if model:
+                _try(judged, recipe, overrides or [])
             if not as_json:
                 console.say(f"{recipe}: ok")
         except RecipeError as error:
@@ -38,6 +53,19 @@ def check(
         console.say_json([fault.as_dict() for fault in faults])
     if faults:
         sys.exit(RecipeError.exit_code)
+
+
+def _try(judged: Recipe, path: Path, overrides: list[str]) -> None:
+    """Raises RecipeError where the recipe does not go with its model."""
+    from peftctl import console, quiet
+    from peftctl.model.trial import trial
+    from peftctl.recipe.check import placed
+
+    quiet.no_progress_bars()
+    try:
+        trial(judged, console.note)
+    except UsageError as error:
+        raise placed(error, path, overrides) from error
 
 
 @outcomes

@@ -212,15 +212,7 @@ def lines(event: Event) -> list[str]:
         end += " (from the cache)" if event.get("cached") else ""
         return [f"         {event['source']}: {kept}, {learned}, longest {event['longest']:,}{end}"]
     if kind == "model":
-        from peftctl.model.targets import summary  # it brings every method, which most verbs need not wait for
-
-        share = 100 * event["trainable"] / event["parameters"]
-        placed = ", ".join(f"{name} x{count}" for name, count in summary(event["targets"]).items())
-        return [
-            f"         {event['parameters'] / 1e6:,.1f}M parameters, {event['trainable'] / 1e6:,.2f}M trained "
-            f"({share:.2g} %), {event['dtype']} on {event['device']}",
-            f"         targets: {placed}",
-        ]
+        return _model(event)
     if kind == "fast":
         return [_fast(event)]
     if kind == "step":
@@ -233,6 +225,25 @@ def lines(event: Event) -> list[str]:
     if kind == "warning":
         return [f"note: {event['message']}"]
     return [f"done     {event['path']} in {clock(event['seconds'])}"]
+
+
+def _model(event: Event) -> list[str]:
+    """Sizes, and where the method goes: a line each for its targets and what it trains or adapts beside them."""
+    from peftctl.model.targets import summary  # it brings every method, which most verbs need not wait for
+
+    share = 100 * event["trainable"] / event["parameters"]
+    percent = f"{share:.3g}" if share >= 10 else f"{share:.2g}"
+    said = [
+        f"         {event['parameters'] / 1e6:,.1f}M parameters, {event['trainable'] / 1e6:,.2f}M trained "
+        f"({percent} %), {event['dtype']} on {event['device']}"
+    ]
+    shaped = [f"{name} {shape}" for name, shape in event["beside"].items()]
+    whole = event["trainable"] == event["parameters"]
+    for label, names in (("targets", event["targets"]), ("beside" if event["targets"] else "trained", shaped)):
+        if names and not whole:
+            placed = ", ".join(f"{name} x{count}" for name, count in summary(names).items())
+            said.append(f"         {label}: {placed}")
+    return said
 
 
 def _fast(event: Event) -> str:

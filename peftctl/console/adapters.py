@@ -10,8 +10,11 @@ from typing import Any
 from rich.markup import escape
 
 from peftctl.console import RARE, clock, figure, figures, say, size, table, visible
-from peftctl.inspection.adapter import Able, AdapterFacts
+from peftctl.inspection.able import Able
+from peftctl.inspection.adapter import AdapterFacts
 from peftctl.inspection.checkpoints import CheckpointFacts
+from peftctl.inspection.keys import some
+from peftctl.inspection.own import OwnFacts
 from peftctl.inspection.runs import RunFacts
 from peftctl.inspection.update import Module
 from peftctl.model.targets import summary
@@ -20,10 +23,12 @@ LONGEST_WORD = 120
 MOST_PROBLEMS = 20
 
 
-def show(facts: AdapterFacts | RunFacts | CheckpointFacts) -> None:
+def show(facts: AdapterFacts | OwnFacts | RunFacts | CheckpointFacts) -> None:
     """The facts on standard output."""
     if isinstance(facts, AdapterFacts):
         _adapter(facts)
+    elif isinstance(facts, OwnFacts):
+        _own(facts)
     elif isinstance(facts, RunFacts):
         _run(facts)
     else:
@@ -32,7 +37,11 @@ def show(facts: AdapterFacts | RunFacts | CheckpointFacts) -> None:
 
 def _adapter(facts: AdapterFacts) -> None:
     _head(facts.path, _what(facts.as_dict()))
-    _say("base", _base(facts.base_name, facts.base_revision))
+    _say("base", _base(facts.base_name, facts.base_revision, facts.quantization))
+    if facts.run:
+        _say("run", _word(facts.run))
+    if len(facts.alphas) > 1:
+        _say("alpha", ", ".join(f"{alpha:g} in {count:,}" for alpha, count in list(facts.alphas.items())[:8]))
     if facts.layers:
         _say("layers", _ranges(facts.layers))
     if facts.saved:
@@ -52,11 +61,25 @@ def _adapter(facts: AdapterFacts) -> None:
     _problems(facts.as_dict()["problems"])
 
 
+def _own(facts: OwnFacts) -> None:
+    _head(facts.path, f"{_word(facts.method)}, no adapter of PEFT's; {_weights(facts.as_dict())}")
+    _say("base", _base(facts.base_name, facts.base_revision))
+    _say("run", f"{_word(facts.run)}: name this to see how it was trained" if facts.run else "in none")
+
+
+def _weights(facts: Mapping[str, Any]) -> str:
+    """What files of weights hold, from their facts as plain values."""
+    kinds = f" in {'/'.join(facts['dtypes'])}" if facts["dtypes"] else ""
+    files = [f"{_word(name)} {count:,}" for name, count in facts["parts"].items()]
+    return f"{facts['parameters']:,} parameters{kinds}, {size(facts['size_bytes'])} ({some(files, 6)})"
+
+
 def _what(facts: Mapping[str, Any]) -> str:
     """An adapter in a line, from its facts as plain values."""
     said = [_word(facts["method"] or facts["peft_type"])]
     said += [f"rank {facts['rank']}"] if facts["rank"] is not None else []
     said += [f"alpha {facts['alpha']:g}"] if facts["alpha"] is not None else []
+    said += [facts["blocks"]] if facts["blocks"] else []
     said += [f"{facts['virtual_tokens']} virtual tokens"] if facts["virtual_tokens"] is not None else []
     said += [name.removeprefix("use_") for name in facts["variants"]]
     said += [f"for {_word(facts['task_type'])}"] if facts["task_type"] else []
@@ -64,14 +87,21 @@ def _what(facts: Mapping[str, Any]) -> str:
     return f"{', '.join(said)}; {facts['parameters']:,} parameters{kinds}, {size(facts['size_bytes'])}"
 
 
-def _base(name: str | None, revision: str | None) -> str:
-    return (_word(name) if name else "not said") + (f" at {_word(revision)}" if revision else "")
+def _base(name: str | None, revision: str | None, quantization: Mapping[str, Any] | None = None) -> str:
+    said = (_word(name) if name else "not said") + (f" at {_word(revision)}" if revision else "")
+    return said + (f", quantised in training to {_quantised(quantization)}" if quantization else "")
+
+
+def _quantised(settings: Mapping[str, Any]) -> str:
+    """How a base was quantised, by the recipe's own words."""
+    others = [f"{_word(name)} {_word(str(value))}" for name, value in list(settings.items())[:4] if name != "bits"]
+    return f"{_word(str(settings.get('bits')))} bits" + (f" ({', '.join(others)})" if others else "")
 
 
 def _fits(facts: AdapterFacts) -> str:
     fit = facts.fit
     assert fit is not None
-    unchecked = f" ({fit.unchecked:,} modules by name only)" if fit.unchecked else ""
+    unchecked = f" ({fit.unchecked:,} modules unchecked: no shape to compare)" if fit.unchecked else ""
     known = "yes" if fit.fits else "no" if fit.fits is False else "cannot be told"
     why = f": {'; '.join(_word(each) for each in fit.misfits[:5])}" if fit.misfits else ""
     return f"{known}, {_word(fit.base)}{unchecked}{why}"
@@ -149,7 +179,7 @@ def _run(facts: RunFacts) -> None:
     if facts.method:
         settings = ", ".join(f"{_word(name)} {_word(str(value))}" for name, value in facts.settings.items() if value)
         _say("method", _word(facts.method) + (f" ({settings})" if settings else ""))
-    _say("base", _base(facts.base_source or facts.base_name, facts.base_commit))
+    _say("base", _base(facts.base_source or facts.base_name, facts.base_commit, facts.quantization))
     for side, counts in facts.data.items():
         _say(side, _rows(counts))
     if facts.loss is not None:
@@ -162,6 +192,9 @@ def _run(facts: RunFacts) -> None:
     _checked(facts)
     if facts.adapter:
         _short(facts.adapter)
+    if facts.own:
+        trained = f"{facts.trained:,} trained; " if facts.trained is not None else ""
+        _say(_word(facts.own["folder"]), f"{_word(facts.method or 'method not said')}, {trained}{_weights(facts.own)}")
     if facts.unfinished:
         _say("earlier", f"{', '.join(_word(name) for name in facts.unfinished[:4])}: attempts that did not finish")
     for note in facts.notes:
@@ -199,7 +232,8 @@ def _rows(counts: Mapping[str, Any]) -> str:
 
 def _short(facts: Mapping[str, Any]) -> None:
     """An adapter within a run or a checkpoint."""
-    _say("adapter", _what(facts))
+    quantised = f"; its base was quantised to {_quantised(facts['quantization'])}" if facts["quantization"] else ""
+    _say("adapter", _what(facts) + quantised)
     if update := facts["update"]:
         _say("updates", f"norm {figure(update['norm'])}, median effective rank {update['effective_rank']:.3g}")
     _problems(facts["problems"])

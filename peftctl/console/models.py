@@ -40,7 +40,7 @@ def show(facts: ModelFacts) -> None:
         )
     elif found.tree or found.match:
         if found.match:
-            _match(found.match)
+            _match(found.match, found.experts_by)
         if found.tree:
             _tree(found)
     else:
@@ -65,6 +65,8 @@ def _heading(facts: ModelFacts) -> None:
         for shared in found.tied:
             say(f"one tensor, tied: {', '.join(shared)}")
     say(_disk(facts))
+    for strange in found.strange if found else ():
+        say(f"warning: weights and config differ: {visible(strange)}")
 
 
 def _tasks(found: Architecture) -> str:
@@ -77,6 +79,8 @@ def _tasks(found: Architecture) -> str:
 
 def _disk(facts: ModelFacts) -> str:
     quantised = f", quantised: {visible(facts.quantization)}" if facts.quantization else ""
+    if facts.unread:
+        return f"weights: cannot be read: {visible(facts.unread)}"
     if facts.disk is None:
         dtype = facts.architecture.dtype if facts.architecture else ""
         return f"weights: none {'fetched' if facts.source == 'hub' else 'here'}" + (
@@ -104,7 +108,7 @@ def _covers(choice: Choice, parameters: int) -> str:
     name = "" if choice.name == choice.targets[0] or choice.default_of else f"{choice.name}: "
     own = f"default of {_some(choice.default_of)}: " if choice.default_of else ""
     count = f"{choice.modules:,} layer{'s' if choice.modules != 1 else ''}"
-    return f"{own or name}{count}, {_share(choice.weights, parameters)} of the parameters"
+    return f"{own or name}{count}, {_share(choice.weights, parameters)} of the base's parameters"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -137,6 +141,9 @@ def _experts(found: Architecture) -> None:
 
 def _counts(found: Architecture) -> None:
     say()
+    if not found.tasks:
+        say("trained parameters: none, since peftctl has no task to train it for")
+        return
     rows = []
     for count in found.counts:
         if count.trained:
@@ -144,7 +151,7 @@ def _counts(found: Architecture) -> None:
             middle = count.trained.get(SIZES[1], next(iter(count.trained.values())))
             figures += [""] * (len(SIZES) - len(figures))
             rows.append([count.method, count.setting, *figures, _share(middle, found.parameters)])
-    _table(["trained parameters", "by", *map(str, SIZES), "of all"], rows, right=(2, 3, 4, 5))
+    _table(["trained parameters", "by", *map(str, SIZES), "of the base"], rows, right=(2, 3, 4, 5))
     for why, methods in _refused(found.counts).items():
         flag = " (--all-methods)" if why == COUNTED_BY_PEFT else ""
         say(f"{', '.join(methods)}: {visible(why)}{flag}")
@@ -159,7 +166,7 @@ def _refused(counts: Sequence[Count]) -> dict[str, list[str]]:
     return found
 
 
-def _match(found: Match) -> None:
+def _match(found: Match, experts_by: Sequence[str]) -> None:
     say()
     count = sum(each.layers for each in found.linear)
     say(f"{visible(found.pattern)} matches {count:,} linear layer{'s' if count != 1 else ''}")
@@ -170,7 +177,14 @@ def _match(found: Match) -> None:
         _matched(found.others)
     if found.near:
         say(f"{'called the same' if found.linear else 'near'}: {', '.join(found.near)}")
-    if found.refused:
+    if found.experts:
+        by = ", ".join(experts_by) or "no method here"
+        say(f"and weights of experts, which are no modules: {', '.join(found.experts)}")
+        say(f"adapted by {by}: target_parameters: {written([found.pattern], listed=True)}")
+    if found.taken_by:
+        say(f"targets: {written([found.pattern])}  # of {', '.join(found.taken_by)}")
+        say(f"of other methods, a recipe is told: {visible(found.refused)}")
+    elif found.refused:
         say(f"a recipe is told: {visible(found.refused)}")
     elif found.linear:
         say(f"targets: {written([found.pattern])}")

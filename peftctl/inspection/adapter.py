@@ -12,18 +12,21 @@ from typing import Any
 
 from peftctl.errors import PeftctlError, UsageError
 from peftctl.inspection import bounded, keys, problems
+from peftctl.inspection.able import Able, exports, is_error, merges
 from peftctl.inspection.adapter_config import AdapterConfig, read_config
 from peftctl.inspection.bounded import Tensor
 from peftctl.inspection.fit import Base, Fit, fit, read_base
 from peftctl.inspection.keys import Keys
 from peftctl.inspection.layouts import LAYOUTS, shapes, sizes
 from peftctl.inspection.problems import Problem
+from peftctl.inspection.published import Published, published, same_base
 from peftctl.inspection.ranks import Ranks, ranks_of, scale
 from peftctl.inspection.tensors import Reader, readable
 from peftctl.inspection.threads import one_thread
 from peftctl.inspection.update import Module, measure, measured
+from peftctl.inspection.values import word
+from peftctl.methods.generic_limits import EITHER
 from peftctl.model.targets import summary
-from peftctl.tables import table
 
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
@@ -34,19 +37,15 @@ VARIANTS = ("use_rslora", "use_dora", "lora_bias", "use_qalora", "use_bdlora")
 
 
 @dataclass(frozen=True)
-class Able:
-    """Whether something can be done with it: None where that is not known; and why not, or why it is not known."""
-
-    able: bool | None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class AdapterFacts:
     """``method`` is a recipe's word, None for one that has none. ``ranks``: how many modules have each rank.
 
     ``targets``: how often each name with its layer number left out; ``layers``: their numbers. ``saved``: parameters
     of the base's own that it brings, by name. ``fit`` is None where no base was given.
+
+    ``alphas``: how many modules have each alpha. ``blocks``: the size or the number of the blocks, of a method that
+    has blocks in the place of a rank. ``run``: the run directory that it is in, "" for none; ``quantization``: how the
+    base was quantised in that run. ``exports`` is empty where it is in none.
     """
 
     path: str
@@ -57,6 +56,8 @@ class AdapterFacts:
     rank: int | None
     alpha: float | None
     ranks: Mapping[int, int]
+    alphas: Mapping[float, int]
+    blocks: str
     variants: tuple[str, ...]
     virtual_tokens: int | None
     targets: Mapping[str, int]
@@ -66,12 +67,19 @@ class AdapterFacts:
     dtypes: Mapping[str, int]
     base_name: str | None
     base_revision: str | None
+    run: str
+    quantization: Mapping[str, Any] | None
     fit: Fit | None
     modules: tuple[Module, ...]
     saved: Mapping[str, int]
     problems: tuple[Problem, ...]
     merges: Able
     exports: Mapping[str, Able]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it does not do what it should, or does not fit the base that was given."""
+        return is_error(self.problems) or (self.fit is not None and self.fit.fits is False)
 
     @property
     def update(self) -> dict[str, float] | None:
@@ -91,31 +99,36 @@ class AdapterFacts:
         return {key: value for key, value in self.as_dict().items() if key != "modules"}
 
 
-def adapter_facts(path: Path, base: Path | None = None) -> AdapterFacts:
-    """The adapter in the folder ``path``; beside ``base``, a model's folder, where one is given.
+def adapter_facts(path: Path, base: Path | None = None, known: Published | None = None) -> AdapterFacts:
+    """The adapter in the folder ``path``; beside ``base``, a model's folder, where one is given. ``known``: what its
+    run's manifest says, where that has been read.
 
     Raises UsageError where there is no adapter, where its files are damaged, or where no model is in ``base``.
     """
     config = read_config(path)
+    known_of = known or published(path)
     beside = read_base(base) if base else _config_of(config)
     tensors, found = _tensors(path)
     by = keys.sort_keys(tensors, config)
-    known = ranks_of(by.modules, config)
-    modules, finite, unread = _measured(by, config, known)
-    found += [*problems.of_config(config), *problems.of_keys(by, config, known)]
+    ranks = ranks_of(by.modules, config)
+    modules, finite, unread = _measured(by, config, ranks)
+    found += [*problems.of_config(config), *problems.of_keys(by, config, ranks)]
     found += problems.of_values(modules, finite, unread)
     found += problems.of_base(by, beside) if beside else []
-    merges = _merges(config, found)
+    merged = merges(config, found, known_of)
     layout = LAYOUTS.get(config.peft_type)
+    blocks = _blocks(config)
     return AdapterFacts(
         path=str(path),
         method=config.method,
         peft_type=config.peft_type,
         peft_version=config.word("peft_version"),
         task_type=config.word("task_type"),
-        rank=config.whole(layout.rank if layout else "r"),
+        rank=None if blocks else config.whole(layout.rank if layout else "r"),
         alpha=config.number(layout.alpha if layout else "lora_alpha"),
         ranks=dict(Counter(module.rank for module in modules if module.rank is not None)),
+        alphas=dict(Counter(ranks.alphas.values())),
+        blocks=blocks,
         variants=tuple(name for name in VARIANTS if config.flag(name)),
         virtual_tokens=config.whole("num_virtual_tokens"),
         targets=summary(name for name in by.modules if name),
@@ -125,13 +138,31 @@ def adapter_facts(path: Path, base: Path | None = None) -> AdapterFacts:
         dtypes=_dtypes(tensors),
         base_name=config.word("base_model_name_or_path"),
         base_revision=config.word("revision"),
-        fit=fit(by, config, beside) if base and beside else None,
+        run=known_of.run if known_of else "",
+        quantization=known_of.quantization if known_of else None,
+        fit=_fit(by, config, beside, known_of) if base and beside else None,
         modules=tuple(modules),
         saved={name: tensor.parameters for name, tensor in by.saved.items()},
         problems=tuple(found),
-        merges=merges,
-        exports=_exports(found, merges),
+        merges=merged,
+        exports=exports(merged, known_of),
     )
+
+
+def _fit(by: Keys, config: AdapterConfig, base: Base, known: Published | None) -> Fit:
+    """Whether it fits ``base``: its shapes, and where its run says so, whether that is the model it was trained on."""
+    found = fit(by, config, base)
+    if found.fits is False or known is None or same_base(base.folder, known.base) is not False:
+        return found
+    name = word(known.base.get("name"))
+    trained = "it is not the base that this was trained on" + (f", {name}" if name else "")
+    return replace(found, fits=False, misfits=(f"its shapes fit, but {trained}" if found.fits else trained,))
+
+
+def _blocks(config: AdapterConfig) -> str:
+    """The size or the number of blocks, of a method whose config says one of them and 0 for the other."""
+    size, number = (config.whole(name) for name in EITHER.get(config.method or "", ("", "")))
+    return f"blocks of {size}" if size else f"{number} blocks" if number else ""
 
 
 def _config_of(config: AdapterConfig) -> Base | None:
@@ -173,7 +204,8 @@ def _measured(by: Keys, config: AdapterConfig, known: Ranks) -> tuple[list[Modul
             else:
                 neutral = layout.neutral if layout else {}
                 module = measure(reader, name, parts, neutral, scale(config, name, parts, known))
-            modules.append(replace(module, rank=letters.get("r")))
+            rank = known.ranks.get(name) if name in by.stacked else letters.get("r")
+            modules.append(replace(module, rank=rank))
         for name, tensor in by.saved.items():
             left -= tensor.size_bytes
             if left < 0 or not readable(tensor):
@@ -189,28 +221,3 @@ def _dtypes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     for tensor in tensors.values():
         found[tensor.dtype] += tensor.parameters
     return dict(found)
-
-
-def _merges(config: AdapterConfig, found: list[Problem]) -> Able:
-    """Whether it can be merged into its base, as was seen of its method with the pinned peft."""
-    layout = LAYOUTS.get(config.peft_type)
-    if layout and layout.prompt:
-        return Able(False, "virtual tokens come before the input and change no weight")
-    seen = table("capabilities")["methods"].get(config.method or "")
-    if seen is None:
-        return Able(None, f"{config.peft_type} was not tried with peft {table('capabilities')['peft']}")
-    if seen["merges"] != "yes":
-        return Able(False, seen["merges"])
-    if problems.adapts_tied(found):
-        return Able(False, "its base shares the adapted weight between embedding and head")
-    return _unless_broken(found)
-
-
-def _exports(found: list[Problem], merges: Able) -> dict[str, Able]:
-    """What it can leave as: the adapter that it is, or merged into its base."""
-    return {"adapter": _unless_broken(found), "merged": merges}
-
-
-def _unless_broken(found: list[Problem]) -> Able:
-    broken = [problem.kind for problem in found if problem.level == "error" and problem.kind != "tied"]
-    return Able(not broken, f"it is broken: {', '.join(dict.fromkeys(broken))}" if broken else "")

@@ -47,7 +47,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("peft_type", "task_type", "peft_version", "base_model_name_or_path", "revision"), (_word, "text")),
     **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), (_flag, "true or false")),
     **dict.fromkeys(("target_modules", "exclude_modules"), (_word_or_words, "text or a list of texts")),
-    "modules_to_save": (_words, "a list of texts"),
+    **dict.fromkeys(("modules_to_save", "target_parameters"), (_words, "a list of texts")),
     **dict.fromkeys(("rank_pattern", "alpha_pattern"), (lambda value: isinstance(value, Mapping), "an object")),
 }  # fmt: skip
 

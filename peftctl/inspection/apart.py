@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,12 +16,17 @@ from typing import Any
 from peftctl.errors import MachineError, PeftctlError, UsageError
 from peftctl.inspection import child
 
+# What is in a folder that holds no model, or not only one.
+OTHERS = ("adapter_config.json", "peftctl_adapter.json", "resolved.yaml")
 KINDS: dict[str, type[PeftctlError]] = {"UsageError": UsageError, "MachineError": MachineError}
 
 
 @dataclass(frozen=True)
 class Question:
-    """A config's ``settings``, or the folder of one GGUF file without weights and the rows of its embedding."""
+    """A config's ``settings``, or the folder of one GGUF file without weights and the rows of its embedding.
+
+    ``stored``: names and shapes of the tensors that are there, to be held against the model's.
+    """
 
     settings: Mapping[str, Any] | None = None
     gguf: Path | None = None
@@ -29,6 +34,7 @@ class Question:
     tree: bool = False
     pattern: str | None = None
     by_peft: bool = False
+    stored: Mapping[str, Sequence[int]] | None = None
 
     def as_json(self) -> str:
         gguf = str(self.gguf) if self.gguf else None
@@ -74,7 +80,7 @@ class Apart:
 
 def plausible(name: str) -> bool:
     """Whether ``name`` may well be a model: asked before there is time to import what can tell."""
-    return not any(os.path.exists(os.path.join(name, file)) for file in ("adapter_config.json", "resolved.yaml"))
+    return not any(os.path.exists(os.path.join(name, file)) for file in OTHERS)
 
 
 def _start(*arguments: str) -> subprocess.Popen[str]:

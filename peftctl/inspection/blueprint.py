@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import re
 from collections.abc import Mapping
@@ -11,18 +12,23 @@ from typing import Any
 from peftctl.errors import UsageError
 from peftctl.model.load import auto_class
 from peftctl.nearest import nearest
-from peftctl.tasks import TASKS
+from peftctl.tasks import TASKS, Task
 
+# Of a class that guesses words, and whose tokens see all others, though it has no class that fills in masked ones.
+SEES_ALL = ("xlnet",)
 # For a config that names no class and that no task of peftctl has one for, in the order in which they are tried.
 OTHER_CLASSES = ("AutoModelForSeq2SeqLM", "AutoModelForImageTextToText", "AutoModelForMaskedLM", "AutoModel")
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """``model`` on the meta device; ``tasks``: the tasks it can be trained for, each with the class that is built."""
+    """``model`` on the meta device; ``tasks``: the tasks it can be trained for, each with the class that is built;
+    ``trained``: the model of the first of these, where that is of another class.
+    """
 
     model: Any
     tasks: Mapping[str, str]
+    trained: Any = None
 
 
 def build(settings: Mapping[str, Any]) -> Blueprint:
@@ -36,16 +42,19 @@ def build(settings: Mapping[str, Any]) -> Blueprint:
 
     config = _config(settings)
     found = {name: _class_for(auto_class(task, config), type(config)) for name, task in TASKS.items()}
-    tasks = {name: made for name, made in found.items() if made is not None}
+    tasks = {name: made for name, made in found.items() if made is not None and _learns(TASKS[name], made, config)}
     make = _maker(config, _declared(settings, config), tasks)
     try:
         with torch.device("meta"):
             model = make()
+            first = next(iter(tasks.values()), type(model))
+            other = first is not type(model)
+            trained = first._from_config(copy.deepcopy(config), attn_implementation="eager") if other else None
     except (MemoryError, ImportError, NotImplementedError):
         raise
     except Exception as error:  # settings of strangers: a model's code ends in whatever it stumbles over
         raise UsageError(f"transformers cannot build a {config.model_type} of this config: {said(error)}") from error
-    return Blueprint(model, {name: made.__name__ for name, made in tasks.items()})
+    return Blueprint(model, {name: made.__name__ for name, made in tasks.items()}, trained)
 
 
 def said(error: BaseException) -> str:
@@ -80,6 +89,30 @@ def _class_for(auto: Any, config: type) -> Any:
     """The class that one of transformers' auto classes has for this class of config; None where it has none."""
     found = auto._model_mapping.get(config, None)
     return found[0] if isinstance(found, tuple | list) else found
+
+
+def _learns(task: Task, made: Any, config: Any) -> bool:
+    """Whether the class can learn the task. A causal one needs tokens that do not see those after them: an encoder's
+    do, unless its config says otherwise.
+
+    A run tries it on a small copy. Here there are no weights to try it with, and what the class says of itself must do:
+    that of a decoder says it as it is built, of a model that is an encoder with a decoder.
+    """
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    if not task.causal:
+        return True
+    if _class_for(AutoModelForMaskedLM, type(config)) is None:
+        return config.model_type not in SEES_ALL
+    try:
+        with torch.device("meta"):
+            built = made._from_config(copy.deepcopy(config), attn_implementation="eager")
+    except MemoryError:
+        raise
+    except Exception:  # there is none that it could be trained with; building what is declared says why
+        return False
+    return bool(getattr(built.config, "is_decoder", False) or getattr(built.config, "causal", False))
 
 
 def _declared(settings: Mapping[str, Any], config: Any) -> Any:

@@ -47,6 +47,12 @@ class CheckpointFacts:
     adapter: Mapping[str, Any] | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def wrong(self) -> bool:
+        """Whether a file is damaged, or the adapter in it does not do what it should."""
+        problems = self.adapter["problems"] if self.adapter else ()
+        return not self.intact or any(problem["level"] == "error" for problem in problems)
+
     def as_dict(self) -> dict[str, Any]:
         """The facts as plain values, none of them NaN or infinite."""
         return {"kind": "checkpoint", **asdict(self)}

@@ -77,7 +77,13 @@ def answer_to(asked: dict[str, Any]) -> dict[str, Any]:
             built = build(settings)
     except NotImplementedError as error:
         raise UsageError(f"this model cannot be built without its weights: {said(error)}") from error
-    facts = architecture(built, with_tree=asked["tree"], pattern=asked["pattern"], by_peft=asked["by_peft"])
+    facts = architecture(
+        built,
+        with_tree=asked["tree"],
+        pattern=asked["pattern"],
+        by_peft=asked["by_peft"],
+        stored=asked.get("stored"),
+    )
     return dataclasses.asdict(facts)
 
 

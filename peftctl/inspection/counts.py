@@ -55,6 +55,8 @@ def _count(resolver: Resolver, method: Method, chosen: Default) -> Count:
     for sizes in ([(setting, SIZES)] if setting else []) + [("", (0,))]:
         try:
             trained = {size: _trained(resolver, method, chosen, sizes[0], size) for size in sizes[1]}
+            if not any(trained.values()):
+                return Count(method.name, sizes[0], why_not="trains nothing in this model")
             return Count(method.name, sizes[0], trained)
         except ModuleNotFoundError:
             return Count(method.name, setting, why_not=COUNTED_BY_PEFT)

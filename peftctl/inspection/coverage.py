@@ -9,7 +9,7 @@ from typing import Any
 
 from peftctl.errors import PeftctlError
 from peftctl.inspection import roles
-from peftctl.inspection.facts import Choice
+from peftctl.inspection.facts import NEEDED, Choice
 from peftctl.inspection.groups import of_linear
 from peftctl.methods import METHODS, Method, MethodSettings
 from peftctl.methods.names import matches
@@ -22,6 +22,14 @@ Shapes = Mapping[str, tuple[int, int]]
 FEW = 50
 # What a method raises where it cannot go into a model, or has a setting without a default.
 REFUSALS = (PeftctlError, NotImplementedError, ValueError, TypeError, AttributeError)
+
+# What PEFT refuses (its _check_lora_target_modules_mamba): these methods, in these types of model, on these layers.
+BESIDE_STATE = {"LORA", "ADALORA", "XLORA", "RANDLORA"}
+STATE_SPACE = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
+STATE_SPACE_LAYERS = {"out_proj", "conv1d"}
+CONV1D = "Conv1D"  # GPT-2's transposed layers
+# What stands at the top of a model that sorts texts or tokens into classes.
+CLASSIFIERS = ("score", "classifier", "pre_classifier", "classification_head", "qa_outputs")
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,12 @@ class Resolver:
         own = method.targetable(self.model)
         key = (wanted, None if own is None else frozenset(own))
         if key not in self._known:
-            self._known[key] = targets.resolve(self.model, wanted, own)
+            self._known[key] = self._resolved(wanted, own)
         return method.narrow(self.model, settings, self._known[key])
+
+    def _resolved(self, wanted: tuple[str, ...], own: Shapes | None) -> Shapes:
+        found = targets.resolve(self.model, wanted, own)
+        return {name: found[name] for name in found if not classifies(name)} if wanted == (ALL_LINEAR,) else found
 
     def _chosen(self, method: Method) -> Sequence[str]:
         """A method's own choice; in few words where it is all names, since each is held against each module."""
@@ -68,20 +80,48 @@ class Resolver:
         """What ``method`` goes into unless the recipe says otherwise."""
         if (seen := self._seen(method)) != "yes":
             return Default(why_not=seen.split(": ", 1)[-1])
+        if method.settings.needed:
+            return Default(why_not=NEEDED)
         try:
             settings = method.resolve(method.settings.model_validate({}))
-            return Default(settings, self.matched(method, settings))
+            matched = self.matched(method, settings)
         except REFUSALS as error:
             return Default(why_not=reason(error))
+        refused = self._refused(method, matched)
+        return Default(why_not=refused) if refused else Default(settings, matched)
 
     def _seen(self, method: Method) -> str:
         """What came of it on this type of model where that was tried, or what went wrong."""
-        families: Mapping[str, str] = table("capabilities")["methods"].get(method.name, {}).get("families", {})
-        return families.get(self.model.config.model_type, "yes")
+        families, kind = _families(method), self.model.config.model_type
+        if kind not in families and any("model type" in said for said in families.values()):
+            return f"PEFT has it for some types of model only, and it was not tried on {kind}"
+        return families.get(kind, "yes")
+
+    def _refused(self, method: Method, matched: Shapes) -> str:
+        """Why PEFT refuses one of the method's targets, or ""."""
+        kind = self.model.config.model_type
+        types = {type(self.modules[name]).__name__ for name in matched}
+        if CONV1D in types and any(CONV1D in said for said in _families(method).values()):
+            return f"PEFT puts none on layers of the type {CONV1D}"
+        if method.peft_type not in BESIDE_STATE or kind not in STATE_SPACE:
+            return ""
+        last = sorted({name.rpartition(".")[2] for name in matched} & STATE_SPACE_LAYERS)
+        return f"PEFT puts none on {', '.join(last)} in {kind}: name other targets" if last else ""
 
     def weights(self, names: Collection[str]) -> int:
         """How many parameters these modules have of their own."""
         return sum(p.numel() for name in names for p in self.modules[name].parameters(recurse=False))
+
+
+def _families(method: Method) -> Mapping[str, str]:
+    """What came of the method on each type of model that it was tried on."""
+    found: Mapping[str, str] = table("capabilities")["methods"].get(method.name, {}).get("families", {})
+    return found
+
+
+def classifies(name: str) -> bool:
+    """Whether a layer is a classifier's, which starts anew and is trained whole: PEFT's all-linear leaves it out."""
+    return name.partition(".")[0] in CLASSIFIERS
 
 
 def reason(error: Exception) -> str:
@@ -114,7 +154,7 @@ def _choice(resolver: Resolver, name: str, entries: tuple[str, ...], names: Coll
 
 def _common(resolver: Resolver) -> Iterator[tuple[str, tuple[str, ...], set[str]]]:
     """Each common choice's name, what a recipe writes where that is known, and the layers it means."""
-    every = set(targets.resolve(resolver.model, [ALL_LINEAR]))
+    every = {name for name in targets.resolve(resolver.model, [ALL_LINEAR]) if not classifies(name)}
     yield ALL_LINEAR, (ALL_LINEAR,), every
     own = {name: of_linear(roles.collapsed(name)) for name in every if not roles.part(roles.collapsed(name))}
     yield "language model", (), set(own)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 # The sizes at which methods are counted.
 SIZES = (8, 16, 64)
 COUNTED_BY_PEFT = "counted by PEFT itself, which takes a minute"
+NEEDED = "needs settings that have no default, and trains what they say"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Matched:
 @dataclass(frozen=True)
 class Match:
     """What ``pattern`` matches: linear layers, other modules; ``near``: names that it just misses; ``refused``: what
-    a recipe would be told that had it among its targets, "" for nothing.
+    a recipe would be told that had it among its targets, "" for nothing; ``taken_by``: methods with targets of their
+    own that take it all the same; ``experts``: the parameters of experts that it matches.
     """
 
     pattern: str
@@ -80,6 +82,8 @@ class Match:
     others: tuple[Matched, ...]
     near: tuple[str, ...]
     refused: str
+    taken_by: tuple[str, ...] = ()
+    experts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Architecture:
     ``tasks``: what peftctl can train it for, each with the class that is built; ``parameters`` counted once where
     ``tied`` has them under several names, and ``kinds`` of them; ``layers`` and ``width`` of the language model, 0
     where its config says neither; ``experts_by``: the methods that can adapt experts that are one tensor;
-    ``left_alone``: what rows of text never go through.
+    ``left_alone``: what rows of text never go through. ``strange``: what in a folder's weights is not this model's.
     """
 
     class_name: str
@@ -121,12 +125,13 @@ class Architecture:
     left_alone: tuple[str, ...]
     tree: tuple[Branch, ...] = ()
     match: Match | None = None
+    strange: tuple[str, ...] = ()
 
 
-def written(entries: Sequence[str]) -> str:
-    """``targets`` as a recipe writes them."""
+def written(entries: Sequence[str], *, listed: bool = False) -> str:
+    """``targets`` as a recipe writes them; ``listed``: as a list, even if it is of one."""
     scalars = list(map(_scalar, entries))
-    return scalars[0] if len(scalars) == 1 and scalars[0] == entries[0] else f"[{', '.join(scalars)}]"
+    return scalars[0] if not listed and len(scalars) == 1 and scalars[0] == entries[0] else f"[{', '.join(scalars)}]"
 
 
 def _scalar(entry: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,9 @@ class Base:
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether an adapter fits: None where it cannot be told. ``misfits``: what does not; ``unchecked``: modules whose
-    weights are packed, so that only their names could be looked up.
+    """Whether an adapter fits: None where it cannot be told. ``misfits``: what does not, or why it cannot be told;
+    ``unchecked``: modules whose weights are packed, or those of experts that may be one tensor in the model and many in
+    its files, so that only their names could be looked up.
     """
 
     base: str
@@ -103,26 +104,53 @@ def fit(keys: Keys, config: AdapterConfig, base: Base) -> Fit:
         return Fit(str(base.folder), not misfits, tuple(misfits), 0)
     if base.tensors is None:
         return Fit(str(base.folder), None, ("its weights are not in safetensors files",), 0)
-    places = _Places(base.tensors)
-    misfits, missing, unchecked, taken = [], [], 0, set()
+    places, found = _Places(base.tensors), _Found()
     for module, parts in keys.modules.items():
-        if not module:  # what belongs to all of them
-            continue
-        found = places.weights(module) or (places.weights_of_head(base) if _last(module) in HEADS else [])
-        taken |= {tensor.name for tensor in found}
-        wanted = _shape(config, shapes(parts))
-        if not found and not places.packed(module):
-            missing.append(module)
-        elif not found or wanted is None or any(tensor.dtype not in PLAIN for tensor in found):
-            unchecked += 1
-        elif not any(_suits(tensor.shape, wanted, transposed=config.flag("fan_in_fan_out")) for tensor in found):
-            misfits.append(f"{module} is for {_said(wanted)}, and is {list(found[0].shape)} there")
-    misfits += _saved(keys, places, base)
-    if missing:
-        misfits.insert(0, f"{len(missing):,} modules are not there: {some(missing)}")
-    if left := [name for name in _wanted(config, base.tensors) if name not in taken]:
+        if module in keys.stacked:
+            found.unchecked += 1
+            found.unknown += [] if places.alike(module) else [module]
+        elif module:  # what belongs to no module belongs to all of them
+            _compare(module, shapes(parts), config, base, places, found)
+    misfits = [*found.misfits, *_saved(keys, places, base)]
+    if found.missing:
+        misfits.insert(0, f"{len(found.missing):,} modules are not there: {some(found.missing)}")
+    if left := [name for name in _wanted(config, base.tensors) if name not in found.taken]:
         misfits.append(f"the config's targets name {len(left):,} layers that the adapter lacks: {some(left)}")
-    return Fit(str(base.folder), not misfits, tuple(misfits), unchecked)
+    if found.unknown and not misfits:
+        why = f"there is nothing to compare {some(found.unknown)} with"
+        return Fit(str(base.folder), None, (why,), found.unchecked)
+    return Fit(str(base.folder), not misfits, tuple(misfits), found.unchecked)
+
+
+@dataclass
+class _Found:
+    """What became of the modules; ``taken``: the base's weights that they are for."""
+
+    misfits: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    unchecked: int = 0
+    taken: set[str] = field(default_factory=set)
+
+
+def _compare(
+    module: str,
+    of: Mapping[str, tuple[int, ...]],
+    config: AdapterConfig,
+    base: Base,
+    places: _Places,
+    into: _Found,
+) -> None:
+    """Hold one module of the adapter against the base's."""
+    found = places.weights(module) or (places.weights_of_head(base) if _last(module) in HEADS else [])
+    into.taken |= {tensor.name for tensor in found}
+    wanted = _shape(config, of)
+    if not found and not places.packed(module):
+        into.missing.append(module)
+    elif not found or wanted is None or any(tensor.dtype not in PLAIN for tensor in found):
+        into.unchecked += 1
+    elif not any(_suits(tensor.shape, wanted, transposed=config.flag("fan_in_fan_out")) for tensor in found):
+        into.misfits.append(f"{module} is for {_said(wanted)}, and is {list(found[0].shape)} there")
 
 
 def _last(module: str) -> str:
@@ -139,9 +167,21 @@ class _Places:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
         self._ends: dict[str, list[str]] = {}
+        self._within: set[tuple[str, str]] = set()  # the number of a layer, and the last name of a module in it
         for module in dict.fromkeys(above for name in tensors for above in _above(name)):
+            number = next((piece for piece in module.split(".") if piece.isdecimal()), "")
+            self._within.add((number, _last(module)))
             for end in _ends(module):
                 self._ends.setdefault(end, []).append(module)
+
+    def alike(self, parameter: str) -> bool:
+        """Whether the layer of a parameter has a module called like the one that it is in. What stands between differs
+        between a model and its files.
+        """
+        pieces = parameter.replace(".base_layer", "").split(".")
+        number = next((piece for piece in pieces if piece.isdecimal()), "")
+        holders = [piece for piece in pieces if "expert" in piece] or pieces[-2:-1]
+        return any((number, piece) in self._within for piece in holders)
 
     def modules(self, module: str) -> list[str]:
         """The base's modules that may be meant: that very name, or those with the longest end in common."""

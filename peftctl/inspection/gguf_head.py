@@ -105,6 +105,8 @@ def head(path: Path) -> Head:
         if keys > MOST_KEYS or tensors > MOST_TENSORS:
             reader.fail(f"{keys:,} settings and {tensors:,} tensors; allowed: {MOST_KEYS:,} and {MOST_TENSORS:,}")
         kept, architecture = _settings(reader, keys)
+        if not tensors:
+            raise UsageError(f"{path} holds no tensors, so it is no model (found {keys:,} settings)")
         infos = [_tensor(reader) for _ in range(tensors)]
         start = -(-file.tell() // ALIGNMENT) * ALIGNMENT
     _check_whole(path, reader.size, start, infos)

@@ -87,6 +87,16 @@ def is_experts(short: str, kind: str, parameter: Any) -> bool:
     return parameter.dim() == 3 and "expert" in f"{short}.{kind}".lower()
 
 
+def experts(model: Any) -> list[str]:
+    """The parameters that each hold the weights of all experts of a layer, by name."""
+    return [
+        f"{name}.{last}"
+        for name, module in model.named_modules()
+        for last, parameter in module.named_parameters(recurse=False)
+        if is_experts(roles.collapsed(name), type(module).__name__, parameter)
+    ]
+
+
 def _head(model: Any) -> Any:
     with suppress(AttributeError, NotImplementedError):
         return model.get_output_embeddings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from peftctl.inspection.adapter_config import AdapterConfig
@@ -22,12 +22,14 @@ class Keys:
     """``modules``: tensors by module and part; under "" what belongs to no module.
 
     ``saved``: those of modules that were trained whole, by their own name. ``unknown``: keys that the config does not
-    explain, which PEFT would leave out without a word.
+    explain, which PEFT would leave out without a word. ``stacked``: those of the modules that stand for a parameter of
+    the base, of all experts mostly, whose matrices A [experts * rank, inputs] lie one behind another.
     """
 
     modules: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     saved: dict[str, Tensor] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    stacked: set[str] = field(default_factory=set)
 
 
 def sort_keys(tensors: Mapping[str, Tensor], config: AdapterConfig) -> Keys:
@@ -46,7 +48,62 @@ def sort_keys(tensors: Mapping[str, Tensor], config: AdapterConfig) -> Keys:
             keys.saved[name.replace(".base_layer.", ".")] = tensor
         else:
             keys.unknown.append(key)
+    if parameters := config.words("target_parameters"):
+        _by_parameter(keys, parameters)
     return keys
+
+
+def _by_parameter(keys: Keys, parameters: Sequence[str]) -> None:
+    """Name what adapts a parameter after it. PEFT wraps the module once for each of its parameters, in the module's
+    own order, so that the file has the module's name, and ``base_layer`` behind it for the inner ones.
+    """
+    holders: dict[str, list[str]] = {}
+    for name in keys.modules:
+        holders.setdefault(name.replace(".base_layer", ""), []).append(name)
+    renamed: dict[str, str] = {}
+    for holder, names in holders.items():
+        ends = list(dict.fromkeys(each.rpartition(".")[2] for each in parameters if _holds(holder, each)))
+        if not ends:
+            continue
+        told = _told_apart(names, ends, keys.modules) if len(names) == len(ends) else {}
+        renamed |= {name: f"{holder}.{told[name]}" if name in told else name for name in names}
+    keys.stacked.update(renamed.values())
+    entries = {renamed.get(name, name): parts for name, parts in keys.modules.items()}
+    keys.modules.clear()
+    keys.modules.update(entries)
+
+
+def _holds(module: str, parameter: str) -> bool:
+    """Whether ``module`` may be the one of a parameter that the config names, in full or from some piece on."""
+    above = parameter.rpartition(".")[0]
+    return f".{module}".endswith(f".{above}") if above else "expert" in module.rpartition(".")[2]
+
+
+def _told_apart(
+    names: Sequence[str], ends: Sequence[str], modules: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, str]:
+    """Which parameter each is of. Of two it is told by their shapes: what goes up has two outputs for every input of
+    what comes down. Nothing where that is not so.
+    """
+    if len(ends) == 1:
+        return {names[0]: ends[0]}
+    down = [end for end in ends if "down" in end]
+    if len(ends) != 2 or len(down) != 1:
+        return {}
+    (up,) = (end for end in ends if end not in down)
+    for one, other in (names, reversed(names)):
+        rises, falls = _sides(modules[one]), _sides(modules[other])
+        if rises and falls and rises[0] == falls[1] and rises[1] == 2 * falls[0]:
+            return {one: up, other: down[0]}
+    return {}
+
+
+def _sides(parts: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """(inputs, outputs) of what LoRA's two matrices adapt."""
+    down, up = parts.get("lora_A"), parts.get("lora_B")
+    if down is None or up is None or not len(down.shape) == len(up.shape) == 2:
+        return None
+    return down.shape[1], up.shape[0]
 
 
 def _by_parts(key: str, name: str, parts: Iterable[str]) -> tuple[str, str]:

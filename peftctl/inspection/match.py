@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from peftctl.errors import UsageError
-from peftctl.inspection import roles
+from peftctl.inspection import groups, roles
 from peftctl.inspection.coverage import REFUSALS, Resolver, reason
 from peftctl.inspection.facts import Match, Matched
 from peftctl.inspection.groups import of_linear
+from peftctl.methods import METHODS
 from peftctl.methods.names import matches
 from peftctl.model import targets
 from peftctl.model.targets import LONGEST
@@ -28,13 +30,26 @@ def match(model: Any, pattern: str) -> Match:
         found, refused = set(targets.resolve(model, [pattern])), ""
     except REFUSALS as error:
         found, refused = every & linear, reason(error)
+    experts = tuple(_by_name([name for name in groups.experts(model) if matches(pattern, name)]))
     return Match(
         pattern,
         _grouped(found, linear, kinds),
         _grouped(every - linear, set(kinds), kinds) if pattern != targets.ALL_LINEAR else (),
         _near(pattern, found, linear) if pattern != targets.ALL_LINEAR else (),
         refused,
+        _taken_by(model, pattern) if refused else (),
+        experts,
     )
+
+
+def _taken_by(model: Any, pattern: str) -> tuple[str, ...]:
+    """The methods with targets of their own, which ``pattern`` names some of."""
+    found = []
+    for name, method in METHODS.items():
+        with suppress(*REFUSALS):
+            if (own := method.targetable(model)) is not None and targets.resolve(model, [pattern], own):
+                found.append(name)
+    return tuple(found)
 
 
 def _grouped(found: set[str], universe: set[str], kinds: dict[str, str]) -> tuple[Matched, ...]:

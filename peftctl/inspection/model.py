@@ -14,6 +14,7 @@ from typing import Any, Literal
 from peftctl.errors import MachineError, UsageError
 from peftctl.inspection import bounded, gguf_head, weights
 from peftctl.inspection.apart import Apart, Question
+from peftctl.inspection.bounded import Tensor
 from peftctl.inspection.facts import Architecture
 from peftctl.inspection.gguf_head import Stored
 from peftctl.inspection.weights import Disk
@@ -34,7 +35,7 @@ MOST = (
 class ModelFacts:
     """``name`` as it was asked for; ``source``: what that is; ``commit`` of a hub model. ``architecture`` is None and
     ``tensors`` are listed where a GGUF file's is none that transformers builds; ``disk`` is None where there are no
-    weights, or none that are read; ``notes`` say what else is to be known.
+    weights, or none that are read, for the reason ``unread``; ``notes`` say what else is to be known.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ModelFacts:
     architecture: Architecture | None
     tensors: tuple[Stored, ...] = ()
     notes: tuple[str, ...] = ()
+    unread: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for programs."""
@@ -79,8 +81,9 @@ def model_facts(what: What, asked: Asked, apart: Apart, note: Callable[[str], No
     if what.kind == "hub":
         folder, commit = _fetch(what.name, asked.revision, note)
     settings = read_settings(folder if what.kind == "config" else folder / CONFIG)
-    disk, notes = (None, ()) if what.kind == "config" else _weights(folder, fetched=commit is None)
-    found = apart.ask(asked.of(settings=settings))
+    files, unread = ({}, "") if what.kind == "config" else _weights(folder, fetched=commit is None)
+    disk, stored = weights.disk_of(files), weights.shapes(files, settings)
+    found = apart.ask(asked.of(settings=settings, stored=stored))
     return ModelFacts(
         what.name,
         SOURCES[what.kind],
@@ -89,7 +92,7 @@ def model_facts(what: What, asked: Asked, apart: Apart, note: Callable[[str], No
         weights.quantization(settings),
         disk,
         read_architecture(found),
-        notes=notes,
+        unread=unread,
     )
 
 
@@ -142,20 +145,20 @@ def _fetch(name: str, revision: str | None, note: Callable[[str], None]) -> tupl
     return snapshot.folder, snapshot.commit
 
 
-def _weights(folder: Path, *, fetched: bool) -> tuple[Disk | None, tuple[str, ...]]:
-    """What is on disk, and what is to be said where that is not as it should be: the architecture is known anyway.
+def _weights(folder: Path, *, fetched: bool) -> tuple[dict[Path, dict[str, Tensor]], str]:
+    """The tensors in each file, or why none are read where some are there: the architecture is known anyway.
 
     Weights that were not ``fetched`` may be here all the same, and are not missed.
     """
     try:
         if not fetched and not all(map(bounded.is_file, bounded.weight_files(folder))):
-            return None, ()
-        disk = weights.on_disk(folder)
+            return {}, ""
+        files = weights.headers(folder)
     except UsageError as error:
-        return None, (error.message,)
-    if disk is None and (pickles := bounded.pickles(folder)):
-        return None, (f"the weights are pickles ({pickles[0]}), which can run any code when they are read: not opened",)
-    return disk, ()
+        return {}, error.message
+    if not files and (pickles := bounded.pickles(folder)):
+        return {}, f"they are pickles ({pickles[0]}), which can run any code when they are read: not opened"
+    return files, ""
 
 
 def _of_gguf(what: What, asked: Asked, apart: Apart) -> ModelFacts:

@@ -11,8 +11,13 @@ from peftctl.inspection.bounded import Tensor
 from peftctl.inspection.fit import Base
 from peftctl.inspection.keys import EMBEDDINGS, HEADS, Keys, some
 from peftctl.inspection.layouts import LAYOUTS, shapes, sizes
+from peftctl.inspection.patterns import first_matches
 from peftctl.inspection.ranks import Ranks
 from peftctl.inspection.update import MOST_RANK, Module
+
+LARGEST = 3.4028234663852886e38  # of float32
+# Words that PEFT takes in the place of a regular expression.
+NO_PATTERNS = ("all-linear", "dummy-target-modules")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ def of_keys(keys: Keys, config: AdapterConfig, known: Ranks) -> Iterator[Problem
         yield Problem(
             "pattern", "warning", "rank_pattern or alpha_pattern is no regular expression, or takes too long to match"
         )
+    if said := _unmatched(keys, config):
+        yield Problem("targets", "error", said)
     if layout is None:
         return
     if not any(keys.modules.values()):
@@ -90,6 +97,19 @@ def _missing(keys: Keys, config: AdapterConfig) -> Iterator[Problem]:
         ]
         if plain:
             yield Problem("missing_keys", "error", f"use_dora, and no magnitudes: {some(plain)}")
+
+
+def _unmatched(keys: Keys, config: AdapterConfig) -> str:
+    """What is wrong with targets that are written as one regular expression, or ""."""
+    written, names = config.word("target_modules"), [name for name in keys.modules if name not in keys.stacked]
+    if not written or not names or config.words("target_modules") or written in NO_PATTERNS:
+        return ""
+    places = first_matches([written], names, whole=True)
+    if places is None:
+        return f"target_modules is no regular expression, or takes too long to match ({written[:80]})"
+    if LAYOUTS.get(config.peft_type) and all(at is None for at in places):
+        return f"target_modules matches no module that the file has ({written[:80]})"
+    return ""
 
 
 def _lacking(needed: tuple[tuple[tuple[str, ...], ...], ...], parts: Mapping[str, Tensor]) -> list[str]:
@@ -136,6 +156,8 @@ def of_values(modules: Sequence[Module], saved: Mapping[str, bool], unread: Sequ
     large = [module.name for module in modules if (module.rank or 0) > MOST_RANK]
     if large:
         yield Problem("not_measured", "note", f"updates of a rank above {MOST_RANK:,} are not measured: {some(large)}")
+    if over := [module.name for module in modules if (module.norm or 0) > LARGEST]:
+        yield Problem("too_large", "error", f"updates larger than any float32 in {some(over)}")
     if unread:
         yield Problem("not_measured", "note", f"not measured: {some(unread)}")
 
@@ -148,8 +170,9 @@ def of_base(keys: Keys, base: Base) -> Iterator[Problem]:
     if base.tied and adapted:
         yield Problem(
             "tied",
-            "error",
-            f"adapts {some(adapted)}, whose weight this base shares between embedding and head: merged, both change",
+            "warning",
+            f"adapts {some(adapted)}, whose weight this base shares between embedding and head: "
+            "merged by peft, both change; merged by peftctl, they come apart",
         )
     elif base.tied and whole:
         yield Problem("tied", "warning", f"brings {some(whole)}, which this base shares between embedding and head")
@@ -169,5 +192,21 @@ def of_base(keys: Keys, base: Base) -> Iterator[Problem]:
         )
 
 
-def adapts_tied(problems: Iterable[Problem]) -> bool:
-    return any(problem.kind == "tied" and problem.level == "error" for problem in problems)
+# What is wrong, in a few words, for each kind of error that keeps an adapter from being used.
+BROKEN = {
+    "field": "its config holds what it cannot",
+    "unknown_keys": "it has tensors that its config does not explain",
+    "missing_keys": "parts of it are missing",
+    "targets": "its targets cannot be matched",
+    "shapes": "its shapes contradict each other",
+    "not_finite": "it holds NaN or infinity",
+    "too_large": "its updates are larger than any float32",
+    "pickle": "its weights are in a pickle, which is not opened",
+    "vocabulary": "it is for another vocabulary",
+}
+
+
+def broken(problems: Iterable[Problem]) -> str:
+    """Why the adapter cannot be used, in words; "" where it can."""
+    kinds = dict.fromkeys(problem.kind for problem in problems if problem.level == "error")
+    return " and ".join(BROKEN[kind] for kind in kinds)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from peftctl.errors import PeftctlError, UsageError
@@ -14,13 +13,14 @@ from peftctl.inspection import bounded
 from peftctl.inspection.adapter import adapter_facts
 from peftctl.inspection.adapter_config import NAME as ADAPTER_CONFIG
 from peftctl.inspection.journal import Journal, numbers, read_journal
+from peftctl.inspection.own import weights
+from peftctl.inspection.published import MANIFEST, Published, differing
 from peftctl.inspection.values import count, mapping, number, word
 
-MANIFEST, RESOLVED, LOCK, UNFINISHED = "manifest.json", "resolved.yaml", ".lock", "unfinished-"
+RESOLVED, LOCK, UNFINISHED = "resolved.yaml", ".lock", "unfinished-"
 # What is there from a run's first minute on.
 STARTED = ("recipe.yaml", RESOLVED, "environment.json", "metrics.jsonl")
 RESOLVED_BYTES = 500_000  # YAML is read in Python: a megabyte takes seconds
-HASHED_BYTES = 20_000_000_000
 
 Status = Literal["finished", "in progress", "interrupted"]
 
@@ -29,6 +29,9 @@ Status = Literal["finished", "in progress", "interrupted"]
 class RunFacts:
     """``status``: in progress where a process holds the run's lock. ``intact``: whether every file is what the
     manifest says was published, None for a run that has none; ``differing`` names those that are not, and how.
+
+    ``quantization``: how the base was quantised. ``trained``: how many parameters. ``own``: what was trained where that
+    is no adapter of PEFT's.
 
     ``loss`` is the last that was logged, ``losses`` the first and last of all. ``seconds`` is None until a run is
     done. ``adapter`` has the facts of what was trained, in short. ``unfinished``: folders of earlier attempts.
@@ -51,6 +54,8 @@ class RunFacts:
     base_name: str | None
     base_commit: str | None
     base_source: str | None
+    quantization: Mapping[str, Any] | None
+    trained: int | None
     seconds: float | None
     seconds_per_step: float | None
     data: Mapping[str, Any]
@@ -59,8 +64,15 @@ class RunFacts:
     intact: bool | None
     differing: Mapping[str, str]
     adapter: Mapping[str, Any] | None
+    own: Mapping[str, Any] | None
     unfinished: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether a file is not what was published, or the adapter does not do what it should."""
+        problems = self.adapter["problems"] if self.adapter else ()
+        return self.intact is False or any(problem["level"] == "error" for problem in problems)
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as plain values, none of them NaN or infinite."""
@@ -83,8 +95,8 @@ def run_facts(path: Path) -> RunFacts:
     step, done = mapping(journal.last("step")), mapping(journal.last("done"))
     notes = _notes(path, finished, process is not None, journal)
     made_by = manifest if finished else _of_recipe(path, notes)
-    differing = _differing(path, manifest) if finished else {}
-    adapter = _adapter(path, manifest, notes) if finished else None
+    known = Published(manifest, str(path.absolute()), differing=differing(path, manifest) if finished else {})
+    adapter, own = _artifact(path, known, notes) if finished else (None, None)
     method, base = mapping(made_by.get("method")), mapping(made_by.get("base"))
     evaluated = mapping(journal.last("eval"))
     return RunFacts(
@@ -105,6 +117,8 @@ def run_facts(path: Path) -> RunFacts:
         base_name=word(base.get("name")),
         base_commit=word(base.get("commit")),
         base_source=word(base.get("source")),
+        quantization=mapping(made_by.get("quantization")) or None,
+        trained=count(manifest.get("trainable_parameters")),
         seconds=number(done.get("seconds")),
         seconds_per_step=number(step.get("seconds_per_step")),
         data=_data(manifest, journal),
@@ -112,9 +126,10 @@ def run_facts(path: Path) -> RunFacts:
         verified=mapping(mapping(manifest.get("verified")).get("reload")).get("verified") == "yes"
         if finished
         else None,
-        intact=not differing if finished else None,
-        differing=differing,
+        intact=not known.differing if finished else None,
+        differing=known.differing,
         adapter=adapter,
+        own=own,
         unfinished=tuple(name for name in there if name.startswith(UNFINISHED)),
         notes=tuple(notes),
     )
@@ -168,7 +183,9 @@ def _of_recipe(path: Path, notes: list[str]) -> dict[str, Any]:
         return {}
     method = recipe.method.model_dump(mode="json", exclude={"targets"})
     base = {"name": recipe.model.name, "commit": recipe.model.revision}
-    return {"method": method, "task": recipe.task.name, "base": base}
+    quantised = recipe.model.quantization
+    quantization = quantised.model_dump(mode="json") if quantised else None
+    return {"method": method, "task": recipe.task.name, "base": base, "quantization": quantization}
 
 
 def _data(manifest: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
@@ -186,49 +203,15 @@ def _data(manifest: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
     return found
 
 
-def _differing(path: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Files that are not what the manifest says, with how they differ. Sizes first: hashing takes time."""
-    recorded = mapping(manifest.get("files"))
-    if not recorded:
-        return {MANIFEST: "names no files"}
-    differing, left = {}, HASHED_BYTES
-    for name, entry in recorded.items():
-        size, digest = count(mapping(entry).get("size_bytes")), word(mapping(entry).get("sha256"))
-        inside = PurePosixPath(name)
-        if inside.is_absolute() or ".." in inside.parts or size is None or digest is None:
-            differing[name] = "the manifest's entry is no file of this run with size and hash"
-            continue
-        if how := _difference(path / name, size, digest, left):
-            differing[name] = how
-        left -= size
-    folder = word(manifest.get("artifact")) or ""
-    if folder and "/" not in folder and (path / folder).is_dir():
-        for name in bounded.below(path / folder):
-            if f"{folder}/{name}" not in recorded:
-                differing[f"{folder}/{name}"] = "is not in the manifest"
-    return differing
-
-
-def _difference(file: Path, size: int, digest: str, left: int) -> str:
-    """How the file differs from what it should be, or "". ``left``: bytes that may still be hashed."""
-    if not bounded.is_file(file):
-        return "is missing"
-    if (found := bounded.size_of(file)) != size:
-        return f"has {found:,} bytes, where the manifest says {size:,}"
-    if size > left:
-        return "was not hashed: with the files before it, it is too large"
-    with bounded.opened(file) as opened:
-        same = hashlib.file_digest(opened, "sha256").hexdigest() == digest  # type: ignore[arg-type]
-    return "" if same else "has other contents than the manifest says"
-
-
-def _adapter(path: Path, manifest: Mapping[str, Any], notes: list[str]) -> dict[str, Any] | None:
-    """What was trained, in short; None where that is no adapter as PEFT saves it."""
-    folder = word(manifest.get("artifact")) or ""
-    if not folder or "/" in folder or not bounded.is_file(path / folder / ADAPTER_CONFIG):
-        return None
+def _artifact(path: Path, known: Published, notes: list[str]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What was trained: an adapter of PEFT's in short, or else what peftctl saved of it."""
+    folder = word(known.manifest.get("artifact")) or ""
+    if not folder or "/" in folder or not (path / folder).is_dir():
+        return None, None
     try:
-        return adapter_facts(path / folder).in_short()
+        if bounded.is_file(path / folder / ADAPTER_CONFIG):
+            return adapter_facts(path / folder, known=known).in_short(), None
+        return None, {"folder": folder, **weights(path / folder)}
     except PeftctlError as error:
         notes.append(error.message)
-        return None
+        return None, None

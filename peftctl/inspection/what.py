@@ -11,9 +11,10 @@ from typing import Literal
 
 from peftctl.errors import UsageError
 from peftctl.inspection import bounded
+from peftctl.inspection.own import NAME as OWN
 from peftctl.nearest import nearest
 
-Kind = Literal["hub", "model", "config", "gguf", "adapter", "run", "checkpoint"]
+Kind = Literal["hub", "model", "config", "gguf", "adapter", "own", "run", "checkpoint"]
 MODELS = ("hub", "model", "config", "gguf")
 HUB_ID = re.compile(r"[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?")
 CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
@@ -77,6 +78,8 @@ def _folder(name: str, path: Path) -> What:
     goes_on = any(each.startswith(TRAINER) for each in there)
     if ADAPTER_CONFIG in there and not whole:
         return What("checkpoint" if goes_on else "adapter", name, path)
+    if OWN in there:
+        return What("own", name, path)
     if "resolved.yaml" in there or (RECIPE in there and there & RUN):
         return What("run", name, path)
     if goes_on:
@@ -126,6 +129,8 @@ def _file(name: str, path: Path) -> What:
 def _json(name: str, path: Path) -> What:
     if path.name == ADAPTER_CONFIG:
         return What("adapter", name, path.parent)
+    if path.name == OWN:
+        return What("own", name, path.parent)
     found = bounded.json_object(path)
     if "model_type" in found:
         return What("config", name, path)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 
-def blank(model: Any, dtype: Callable[[str], Any], read: Callable[[str], Any]) -> None:
+def blank(model: Any, read: Callable[[str], Any]) -> None:
     """Give ``model``, which is on the meta device, parameters on the CPU: what ``read`` gives by name of those that
-    have one dimension, and of the others blanks of the ``dtype`` of their name."""
+    have one dimension, and of the others blanks in float32, to which PEFT rounds no adapter."""
+    import torch
     from torch import nn
 
     made: dict[int, Any] = {}
@@ -19,7 +20,7 @@ def blank(model: Any, dtype: Callable[[str], Any], read: Callable[[str], Any]) -
         for last, old in module.named_parameters(recurse=False):
             name = f"{prefix}.{last}" if prefix else last
             if id(old) not in made:
-                value = read(name) if old.dim() < 2 else _blank(old.shape, dtype(name))
+                value = read(name) if old.dim() < 2 else _blank(old.shape, torch.float32)
                 made[id(old)] = nn.Parameter(value, requires_grad=False)
             module._parameters[last] = made[id(old)]
 

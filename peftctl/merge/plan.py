@@ -57,7 +57,7 @@ def prepare(
         values = as_trained.quantised(values, config, source)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     brought = {name for part in source.parts for name in adapters.biases(part, shapes)}
-    blank(model, values.work_dtype, lambda name: _small(name, values, model))
+    blank(model, lambda name: _small(name, values, model))
     peft_model = adapters.put(model, source, combine, given, scratch)
     found = tuple(units(peft_model, source.part.method))
     by_parameter = {parameter: unit for unit in found for parameter in unit.parameters}

@@ -71,7 +71,8 @@ def open_source(path: Path, base: Path | None, note: Callable[[str], None], *, f
     Raises UsageError where there is none, it cannot be merged, or, without ``force``, its base is another one than it
     was trained on; VerificationError where the run is not what its manifest says.
     """
-    if not (path / "manifest.json").exists() and (path / CONFIG).exists():
+    alone = not (path / "manifest.json").exists() or _holds(path, "export")
+    if alone and (path / CONFIG).exists():
         return _of_adapter(path.absolute(), base, note)
     if _holds(path, "merged"):
         raise UsageError(f"{path} is a merged model already")

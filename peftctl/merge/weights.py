@@ -17,7 +17,7 @@ from typing import Any
 from peftctl.errors import MachineError
 from peftctl.model import identity
 
-PIECE = 16 * 2**20  # bytes that are read or written at once
+PIECE = 8 * 2**20  # bytes that are read or written at once
 # safetensors' names of dtypes, and torch's.
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",

@@ -33,15 +33,17 @@ def read_config(path: Path) -> dict[str, Any]:
     return found
 
 
-def check_config(model: Any, path: Path, method: str) -> None:
-    """Raises UsageError naming every setting that makes another thing of the tensors than ``model``'s own config."""
+def check_config(model: Any, path: Path, method: str, words: Mapping[str, str]) -> None:
+    """Raises UsageError naming every setting that makes another thing of the tensors than ``model``'s own config.
+    ``words``: what a recipe calls the fields of PEFT's config, where it has a word for them.
+    """
     there = read_config(path)
     (config,) = model.peft_config.values()
     here = json.loads(json.dumps(config.to_dict(), default=_plain))
     if there.get("peft_type") != here["peft_type"]:
         raise UsageError(f"{SETTING}: {path.parent} is {there.get('peft_type')}, which {method} cannot go on from")
     differing = [
-        f"{name} is {there[name]!r} there and {here[name]!r} here"
+        f"{words.get(name, name)} is {there[name]!r} there and {here[name]!r} here"
         for name in sorted(here.keys() & there.keys() - NO_MATTER)
         if there[name] != here[name] and not name.startswith("init_") and "dropout" not in name
     ]

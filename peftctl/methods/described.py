@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from peftctl.methods.contract import Method
+
+WIDTH = 100
+DEFAULT = " Default: "  # how a setting says what it is where that depends on others
 
 
 def described(method: Method) -> str:
-    """What the method is, with its formula and paper, and every setting with its default."""
-    text = method.words
-    lines = [
-        f"  {name} = {default(declared)}" for name, declared in method.settings.model_fields.items() if name != "name"
-    ]
-    return "\n".join([text, "", f"Settings (learning_rate {method.learning_rate:g}):", *lines, ""])
+    """What the method is, with its formula and paper, and every setting with its default and what it means."""
+    lines = []
+    for name, declared in method.settings.model_fields.items():
+        if name != "name":
+            meaning, _, _ = (declared.description or "").partition(DEFAULT)
+            needed = name in method.settings.needed
+            lines.append(f"  {name} = {'(must be said)' if needed else default(declared)}")
+            lines += textwrap.wrap(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join([method.words, "", f"Settings (learning_rate {method.learning_rate:g}):", *lines, ""])
 
 
-def default(declared: object) -> str:
-    """A setting's default as a recipe would write it."""
-    value = getattr(declared, "default", None)
-    if value is None:
-        return "(see docs/recipe.md)"
+def default(declared: FieldInfo) -> str:
+    """A setting's default as a recipe would write it, or in words where it depends on others."""
+    value = declared.default
+    if value is None or value == ():
+        _, _, words = (declared.description or "").partition(DEFAULT)
+        return f"({words.removesuffix('.')})" if words else "none"
+    if isinstance(value, bool):
+        return str(value).lower()
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -19,7 +19,8 @@ def _embedding(model: Any, settings: Any) -> Shapes:
     weight = model.get_input_embeddings().weight
     if odd := [index for index in settings.token_indices if not 0 <= index < len(weight)]:
         raise UsageError(
-            f"method.token_indices: the model has no such token (found {odd[0]}); allowed: 0 to {len(weight) - 1}"
+            f"method.token_indices: the model has no such token (found {', '.join(map(str, odd))}); "
+            f"allowed: 0 to {len(weight) - 1}"
         )
     names = [name for name, module in model.named_modules() if getattr(module, "weight", None) is weight]
     return {f"{name}.weight": tuple(weight.shape) for name in names}

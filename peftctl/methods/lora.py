@@ -111,6 +111,11 @@ class Lora(PeftMethod):
         start_of = json.loads((folder / CONFIG).read_text("utf-8")).get("init_lora_weights", True)
         return "" if start_of in STARTS else f"its start ({start_of}) changes the base's own weights"
 
+    def reads_in_place(self, model: Any, settings: Any, folder: Path) -> bool:
+        import torch
+
+        return model.dtype == torch.float32 and not self.needs_base(settings, folder)
+
     def load(self, model: Any, settings: Any, folder: Path) -> Any:
         dtype = model.dtype
         with _as_meant():

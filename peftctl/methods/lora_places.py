@@ -192,22 +192,26 @@ def tokens(model: Any, settings: LoraSettings) -> tuple[str, list[int]]:
     setting = "method.trainable_tokens"
     embedding = model.get_input_embeddings()
     name, size = _name(model, embedding), embedding.num_embeddings
-    ids = []
-    for token in settings.trainable_tokens:
-        number = token if isinstance(token, int) else _id(model.config._name_or_path, token)
-        if number >= size:
-            raise UsageError(f"{setting}: there is no token {number}; allowed: 0 to {size - 1}")
-        ids.append(number)
+    found = {
+        token: token if isinstance(token, int) else _id(model.config._name_or_path, token)
+        for token in settings.trainable_tokens
+    }
+    faults = [f"{setting}: {number}" for number in found.values() if isinstance(number, str)]
+    ids = [number for number in found.values() if isinstance(number, int)]
+    if beyond := [str(number) for number in ids if number >= size]:
+        faults.append(f"{setting}: there is no token {' or '.join(beyond)}; allowed: 0 to {size - 1}")
     if name in trained_whole(model, settings):
-        raise UsageError(f"{setting}: {name} is trained whole, by method.modules_to_save")
+        faults.append(f"{setting}: {name} is trained whole, by method.modules_to_save")
     if any(matches(entry, name) for entry in settings.targets):
-        raise UsageError(f"{setting}: {name} is a target too; allowed: one of the two")
+        faults.append(f"{setting}: {name} is a target too; allowed: one of the two")
+    if faults:
+        raise UsageError("\n".join(faults))
     return name, list(dict.fromkeys(ids))
 
 
 @functools.lru_cache(maxsize=256)
-def _id(folder: str, text: str) -> int:
-    """The id of the one token that ``text`` is to the tokenizer in ``folder``."""
+def _id(folder: str, text: str) -> int | str:
+    """The id of the one token that ``text`` is to the tokenizer in ``folder``, or why it is none."""
     from transformers import AutoTokenizer
 
     try:
@@ -221,5 +225,5 @@ def _id(folder: str, text: str) -> int:
         return ids[0]
     number: int | None = tokenizer.get_vocab().get(text)
     if number is None:
-        raise UsageError(f"method.trainable_tokens: {text!r} is {len(ids)} tokens of this model; allowed: single ones")
+        return f"{text!r} is {len(ids)} tokens of this model; allowed: single ones"
     return number

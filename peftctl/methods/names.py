@@ -68,9 +68,9 @@ def numbers(setting: str, pattern: Mapping[str, Any] | None, names: Collection[s
 
 def no_match(setting: str, entry: str, names: Collection[str], kind: str, listed: str = "") -> str:
     """What to say of an ``entry`` of ``setting`` that means none of ``names``; ``listed`` is what those are called,
-    where that is not ``kind``.
+    all together, where that is not ``kind``.
     """
     last_names = [name for name in dict.fromkeys(name.rsplit(".", 1)[-1] for name in names) if not name.isdigit()]
     near = nearest(entry.rsplit(".", 1)[-1], last_names)
-    text = f"{setting}: {entry!r} matches no {kind}; {listed or kind}s here: {', '.join(last_names) or 'none'}"
+    text = f"{setting}: {entry!r} matches no {kind}; {listed or f'{kind}s'} here: {', '.join(last_names) or 'none'}"
     return f"{text}; did you mean {near}?" if near else text

@@ -119,12 +119,20 @@ class PeftMethod:
         model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
         _sort_sets(folder / CONFIG)
 
+    def reads_in_place(self, model: Any, settings: Any, folder: Path) -> bool:
+        """Whether what it puts into ``model`` may stay in the file, mapped, instead of being made first and read into.
+
+        Not where the model has 16 bits, to which PEFT then rounds it.
+        """
+        return False
+
     def load(self, model: Any, settings: Any, folder: Path) -> Any:
         import torch
         from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
         if not self.trains_own_layers(settings):
-            return PeftModel.from_pretrained(model, folder)
+            in_place = self.reads_in_place(model, settings, folder)
+            return PeftModel.from_pretrained(model, folder, low_cpu_mem_usage=in_place)
         # PEFT reads copies of the model's own layers in the model's dtype; they were trained in float32.
         peft_model = PeftModel.from_pretrained(model, folder, is_trainable=True)
         for parameter in peft_model.parameters():
@@ -139,7 +147,8 @@ class PeftMethod:
     def start_from(self, model: Any, settings: Any, folder: Path) -> None:
         from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
-        continued.check_config(model, folder / CONFIG, self.name)
+        words = {field: name for name, field in peft_names(type(settings)).items()}
+        continued.check_config(model, folder / CONFIG, self.name, words)
         weights = load_peft_weights(str(folder), device="cpu")
         continued.check_tensors(weights, get_peft_model_state_dict(model, save_embedding_layers=False), folder)
         set_peft_model_state_dict(model, weights)
@@ -162,12 +171,13 @@ class PeftMethod:
 
 def own_fields(settings: MethodSettings) -> dict[str, Any]:
     """The settings that are fields of PEFT's config, by its names."""
-    fields = {}
-    for name, declared in type(settings).model_fields.items():
-        extra = declared.json_schema_extra
-        if isinstance(extra, dict) and "peft" in extra:
-            fields[str(extra["peft"])] = getattr(settings, name)
-    return fields
+    return {field: getattr(settings, name) for name, field in peft_names(type(settings)).items()}
+
+
+def peft_names(settings: type[MethodSettings]) -> dict[str, str]:
+    """Of the settings that are fields of PEFT's config, its names for them."""
+    extras = {name: declared.json_schema_extra for name, declared in settings.model_fields.items()}
+    return {name: str(extra["peft"]) for name, extra in extras.items() if isinstance(extra, dict) and "peft" in extra}
 
 
 def transposed(model: Any, targets: Sequence[str]) -> bool:

@@ -11,22 +11,33 @@ from typing import Any
 from peftctl.atomic import write_text
 from peftctl.errors import VerificationError
 from peftctl.methods import BaseName, Method, MethodSettings
-from peftctl.model import attach
+from peftctl.model import attach, quantize
 from peftctl.model.load import auto_class
 from peftctl.model.locate import Base
+from peftctl.recipe.schema import ModelSettings
 from peftctl.tasks import Task
 
 EPS = 2.0**-23  # float32's
 
 
-def save(
-    model: Any, method: Method, settings: MethodSettings, task: Task, tokenizer: Any, base: Base, folder: Path
+def save(  # noqa: PLR0913 - what a folder is made of
+    model: Any,
+    method: Method,
+    settings: MethodSettings,
+    task: Task,
+    tokenizer: Any,
+    base: Base,
+    folder: Path,
+    *,
+    loaded: ModelSettings | None = None,
 ) -> None:
-    """Write what the method trained, and the tokenizer with its chat template."""
+    """Write what the method trained, and the tokenizer with its chat template; ``loaded``: how the base was, where not
+    as it comes.
+    """
     method.save(model, settings, BaseName(base.name, base.commit), folder)
     tokenizer.save_pretrained(folder)
     auto: str = auto_class(task, model.get_base_model().config).__name__
-    write_text(folder / "README.md", _card(base, method.artifact, method.loads_with(settings), auto))
+    write_text(folder / "README.md", _card(base, method.artifact, method.loads_with(settings), auto, loaded))
 
 
 def logits(model: Any, inputs: Mapping[str, Any]) -> Any:
@@ -106,6 +117,20 @@ base = {auto}.from_pretrained({base})
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 """
+# For a base that peftctl has quantised: without the same numbers its logits are others.
+AROUND_QUANTISED = """\
+To load it without peftctl, on the base in {bits} bits, as it was trained and verified:
+
+```python
+import torch
+from peft import PeftModel
+from transformers import {auto}, BitsAndBytesConfig
+
+quantization = BitsAndBytesConfig({config})
+base = {auto}.from_pretrained({base}, quantization_config=quantization, dtype=torch.{dtype})
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
+```
+"""
 TRANSFORMERS = """\
 To load it without peftctl:
 
@@ -120,18 +145,18 @@ Plain peft cannot load it. `peftctl.load("path/to/the/run")` does, in Python, an
 """
 
 
-def _card(base: Base, artifact: str, loads_with: str, auto: str) -> str:
+def _card(base: Base, artifact: str, loads_with: str, auto: str, loaded: ModelSettings | None = None) -> str:
     """What the folder is. ``auto`` is the transformers class that loads the base."""
     at = f", revision {base.commit}" if base.commit else ""
     named = f"{base.source.name} (as a plain folder: {base.name})" if base.source else base.name
     return (
         f"# {artifact.capitalize()}\n\n"
         f"Trained by peftctl on {named}{at}. The run's manifest.json says on what data, with which method and\n"
-        f"settings, and what was measured. {_loading(base, loads_with, auto)}"
+        f"settings, and what was measured. {_loading(base, loads_with, auto, loaded)}"
     )
 
 
-def _loading(base: Base, loads_with: str, auto: str) -> str:
+def _loading(base: Base, loads_with: str, auto: str, loaded: ModelSettings | None) -> str:
     """How the folder is loaded, in words and code."""
     import peft
 
@@ -139,8 +164,9 @@ def _loading(base: Base, loads_with: str, auto: str) -> str:
         return PEFTCTL
     if loads_with == "transformers":
         return TRANSFORMERS.format(auto=auto)
+    at = json.dumps(base.name) + (f", revision={json.dumps(base.commit)}" if base.commit else "")
+    if loaded is not None and (bits := loaded.quantization) is not None:
+        config = quantize.code(bits, loaded.dtype)
+        return AROUND_QUANTISED.format(bits=bits.bits, auto=auto, config=config, base=at, dtype=loaded.dtype)
     own = auto.replace("Auto", "AutoPeft", 1)
-    if hasattr(peft, own):
-        return PEFT.format(auto=own)
-    revision = f", revision={json.dumps(base.commit)}" if base.commit else ""
-    return AROUND_BASE.format(auto=auto, base=json.dumps(base.name) + revision)
+    return PEFT.format(auto=own) if hasattr(peft, own) else AROUND_BASE.format(auto=auto, base=at)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from peftctl.errors import UsageError, VerificationError
-from peftctl.methods import Anatomy, DataFacts, Method, MethodSettings
+from peftctl.methods import METHODS, Anatomy, DataFacts, Method, MethodSettings
 from peftctl.tables import table
 
 MIXED = "peftctl_mixed"
+MOST = 5
 
 
 def attach(
@@ -34,7 +36,10 @@ def attach(
         peft_model = method.build(model, settings, targets, peft_type, facts)
     except (TypeError, ValueError, NotImplementedError) as error:  # PEFT's ways of refusing a model
         reason = str(error).strip().split("\n")[0]
-        raise UsageError(f"method: {method.name} cannot go into {type(model).__name__}: {reason}", _able()) from error
+        raise UsageError(
+            f"method: {method.name} cannot go into {type(model).__name__}: {reason}",
+            _able(getattr(model.config, "model_type", "")),
+        ) from error
     changed = set(getattr(peft_model, "targeted_module_names", ()))  # a method without targets has none
     beside = {name for name in changed if any(key.startswith(f"{name}.") for key in anatomy.beside)}
     if odd := sorted((changed ^ set(targets)) - beside):
@@ -50,13 +55,11 @@ def attach(
     return peft_model
 
 
-def _able() -> str:
-    """What the methods were seen to work on."""
+def _able(family: str) -> str:
+    """The first of the methods that were seen to work on ``family``; "" where none was tried on it."""
     seen = table("capabilities")["methods"]
-    return "seen to work: " + "; ".join(
-        f"{name} on {', '.join(family for family, said in able['families'].items() if said == 'yes')}"
-        for name, able in seen.items()
-    )
+    works = [name for name in METHODS if name in seen and seen[name]["families"].get(family) == "yes"]
+    return f"seen to work on {family}: {', '.join(works[:MOST])}" if works else ""
 
 
 def load(model: Any, method: Method, settings: MethodSettings, folder: Path) -> Any:
@@ -112,5 +115,6 @@ def trainable(model: Any) -> int:
 
 
 def total(model: Any) -> int:
-    """How many parameters the model has, the method's included, shared ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """How many parameters the model has, shared ones once. Some in 4 bits are kept two in a number."""
+    states = ((parameter, getattr(parameter, "quant_state", None)) for parameter in model.parameters())
+    return sum(math.prod(state.shape) if state is not None else parameter.numel() for parameter, state in states)

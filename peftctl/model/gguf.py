@@ -14,6 +14,7 @@ from typing import Any
 from peftctl.atomic import lock, publish_directory, sha256, write_json
 from peftctl.cache import cache_home
 from peftctl.errors import UsageError, VerificationError
+from peftctl.model.gguf_whole import check_whole
 
 # What transformers writes into a tokenizer's config only because it was loaded from a GGUF file.
 STRAY_KEYS = ("is_local", "local_files_only", "gguf_file")
@@ -22,7 +23,7 @@ STRAY_KEYS = ("is_local", "local_files_only", "gguf_file")
 def plain_folder(path: Path, note: Callable[[str], None]) -> Path:
     """The folder converted from the GGUF file ``path``; it is made if the cache has none.
 
-    Raises UsageError where the file is no GGUF or of an architecture transformers cannot read.
+    Raises UsageError where the file is no GGUF, not whole, or of an architecture transformers cannot read.
     """
     digest = sha256(path)
     home = cache_home() / "gguf"
@@ -41,6 +42,7 @@ def _convert(path: Path, digest: str, folder: Path) -> None:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise UsageError(f"model.name: {path} is not a GGUF file (it does not begin with GGUF)")
+    check_whole(path)
     model, tokenizer = _read(path)
     with publish_directory(folder) as aside:
         model.save_pretrained(aside)

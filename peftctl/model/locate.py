@@ -10,6 +10,7 @@ from typing import Literal
 from peftctl.errors import UsageError
 from peftctl.model import gguf, hub
 from peftctl.nearest import nearest
+from peftctl.recipe.origin import is_local_model
 from peftctl.recipe.schema import ModelSettings, Recipe
 
 
@@ -42,8 +43,7 @@ def find(model: ModelSettings, path: Path, note: Callable[[str], None], *, weigh
     Raises UsageError where there is no such model or it holds only pickles, MachineError where it cannot be had.
     """
     name, revision = model.name, model.revision
-    local = path.exists() or name.lower().endswith(".gguf") or name.startswith((".", "/", "~"))
-    if not local:
+    if not is_local_model(name, path):
         snapshot = hub.fetch(name, revision, note=note, code=model.trust_remote_code, weights=weights)
         return Base(name, snapshot.folder, "hub", snapshot.commit)
     if revision is not None:

@@ -7,13 +7,14 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from textwrap import shorten
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from peftctl.errors import MachineError, PeftctlError, UsageError
 from peftctl.methods import METHODS, DataFacts, Method, MethodSettings
-from peftctl.model import attach, skeleton, targets
+from peftctl.model import attach, causal, skeleton, targets
 from peftctl.model.skeleton import Skeleton
 from peftctl.tables import table
 from peftctl.tasks import Task
@@ -25,6 +26,7 @@ CANNOT: Said = "cannot attach"
 UNKNOWN: Said = "not verified"
 OF_NO_VALUES = re.compile(r"(?<![a-z])meta(?![a-z])", re.IGNORECASE)  # how torch calls the device of empty tensors
 MOST = 3
+LONGEST = 200  # characters of a library's message
 TEXT = "text"
 LENGTH = 3  # tokens
 # Of a run as runs are: what a method asks of its data is judged when that is known.
@@ -47,15 +49,23 @@ class Verdict:
 
 
 def check(
-    name: str, config: Any, task: Task, method: Method, settings: MethodSettings, note: Callable[[str], None]
+    name: str,
+    config: Any,
+    task: Task,
+    method: Method,
+    settings: MethodSettings,
+    note: Callable[[str], None],
+    *,
+    again: bool = False,
 ) -> None:
-    """Try what no table of seen combinations has, before the weights of the model ``name`` are read.
+    """Try what no table of seen combinations has, before the weights of the model ``name`` are read; ``again``: what
+    one has too.
 
     ``note`` hears what cannot be told without them. Raises UsageError where the method does not go into the model, or
-    trains nothing there, with what does; and where the model takes no rows of text alone.
+    trains nothing there, with what does; and where the model takes no rows of text alone, or is none for ``task``.
     """
     seen = table("capabilities")["methods"].get(method.name, {"families": {}})
-    if seen["families"].get(config.model_type) == "yes":
+    if seen["families"].get(config.model_type) == "yes" and not again:
         return
     words = f"{method.name} on {config.model_type}"
     try:
@@ -68,6 +78,7 @@ def check(
             f"model.name: {name}, a {type(empty.whole).__name__}, takes no rows of text alone: {reason}",
             "name a model of text, or one that takes text without images and sound",
         )
+    causal.check(name, empty.whole, task, task.causal and causal.kind_looks_ahead(config, task))
     targets.of(empty.whole, method, settings)  # what is wrong with the recipe's own words is said in its own words
     verdict = judge(empty, method, settings, task)
     if verdict.said == UNKNOWN:
@@ -197,11 +208,11 @@ def _why_not_text(model: Any) -> str:
 
 
 def _instead(empty: Skeleton, method: Method, settings: MethodSettings, task: Task) -> Iterator[str]:
-    """What works in the place of a method that does not, the nearest first."""
+    """What works in the place of a method that does not, those most used first."""
     if settings != _defaults(method) and _by_default(empty, method, task).said == ATTACHES:
         yield f"{method.name} with its own defaults"
     found = 0
-    for other in sorted(METHODS.values(), key=lambda each: each.category != method.category):
+    for other in METHODS.values():
         if found < MOST and other.name != method.name and _by_default(empty, other, task).said == ATTACHES:
             found += 1
             yield f"method {other.name}"
@@ -226,4 +237,4 @@ def _defaults(method: Method) -> MethodSettings | None:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split("\nhint:")[0].split())[:200] or type(error).__name__
+    return shorten(str(error).split("\nhint:")[0], LONGEST, placeholder=" ...") or type(error).__name__

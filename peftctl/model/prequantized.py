@@ -180,7 +180,7 @@ def _why_not(kept: Quantised, method: Method, settings: MethodSettings) -> str:
         return f"method.{setting}: {reason}; allowed: {allowed}"
     if not (reason := _layers_lack(kept, method, settings)):
         return ""
-    others = [other.name for other in _near(method) if not _layers_lack(kept, other, None)]
+    others = [other.name for other in _others(method) if not _layers_lack(kept, other, None)]
     return f"{reason}; allowed: method {' or '.join(others[:MOST])}" if others else reason
 
 
@@ -210,7 +210,6 @@ def _defaults(method: Method) -> MethodSettings | None:
     return None if method.settings.needed else method.settings.model_validate({"name": method.name})
 
 
-def _near(method: Method) -> Sequence[Method]:
-    """The other methods, those of the same kind first."""
-    others = [each for each in METHODS.values() if each.name != method.name]
-    return sorted(others, key=lambda each: each.category != method.category)
+def _others(method: Method) -> Sequence[Method]:
+    """The other methods, those most used first."""
+    return [each for each in METHODS.values() if each.name != method.name]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 from peftctl.fast.equal import near
 from peftctl.fast.liger import fused_sum
 from peftctl.model.attention import packed_attention
+from peftctl.model.causal import looks_ahead
 from peftctl.model.head import Head, plain_head
 from peftctl.tasks import Layout, Task, tensors
 from peftctl.text.tokens import Encoded
 
 ROWS = (11, 7)
 SEED = 11
+LONGEST = 200  # characters of a library's message
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Profile:
 
     ``head``: the output head where it is plain, that is where the logits are its products and nothing more.
     ``slices_logits``: the forward pass can be asked for some columns' logits. ``virtual``: tokens that the method puts
-    before each row.
+    before each row. ``looks_ahead``: what it says of a token depends on those after it.
     """
 
     packs: bool
@@ -31,6 +34,7 @@ class Profile:
     head: Head | None
     slices_logits: bool
     virtual: int = 0
+    looks_ahead: bool = False
 
 
 def profile(model: Any, task: Task, slices_logits: bool, dtype: Any, virtual: int = 0) -> Profile:
@@ -50,7 +54,7 @@ def profile(model: Any, task: Task, slices_logits: bool, dtype: Any, virtual: in
         head = Head(head.module, fused_sum(head.weight))
     why_not = "its virtual tokens stand before each row" if virtual else _why_not_packed(model, base, task, rows, dtype)
     model.zero_grad(set_to_none=True)
-    return Profile(not why_not, why_not, head, slices_logits, virtual)
+    return Profile(not why_not, why_not, head, slices_logits, virtual, looks_ahead(model))
 
 
 def _rows(base: Any) -> list[Encoded]:
@@ -85,7 +89,7 @@ def _why_not_packed(model: Any, base: Any, task: Task, rows: list[Encoded], dtyp
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a probe: whatever a model's code makes of what it does not know is an answer
-        return str(error).strip().split("\n")[0][:200] or type(error).__name__
+        return shorten(str(error).strip().split("\n")[0], LONGEST, placeholder=" ...") or type(error).__name__
     wanted = torch.cat([each for each, _ in alone], dim=1)
     if logits.shape != wanted.shape or not near(logits, wanted, dtype):
         return "rows that stand end to end see each other"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from peftctl.errors import MachineError
@@ -13,20 +14,34 @@ def config(settings: QuantizationSettings, dtype: str) -> Any:
 
     Raises MachineError where bitsandbytes is not installed.
     """
-    import torch
     from transformers import BitsAndBytesConfig
     from transformers.utils import is_bitsandbytes_available
 
     if not is_bitsandbytes_available():
         raise MachineError("model.quantization: needs the package bitsandbytes", "pip install bitsandbytes")
-    if settings.bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=settings.type,
-        bnb_4bit_use_double_quant=settings.double_quant,
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    return BitsAndBytesConfig(**_fields(settings, dtype))
+
+
+def code(settings: QuantizationSettings, dtype: str) -> str:
+    """The arguments of the same config as Python, where torch has been imported."""
+    return ", ".join(
+        f"{name}={json.dumps(value) if isinstance(value, str) else value}"  # a dtype is written as torch's
+        for name, value in _fields(settings, dtype).items()
     )
+
+
+def _fields(settings: QuantizationSettings, dtype: str) -> dict[str, Any]:
+    """What transformers' config is made of."""
+    import torch
+
+    if settings.bits == 8:
+        return {"load_in_8bit": True}
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": settings.type,
+        "bnb_4bit_use_double_quant": settings.double_quant,
+        "bnb_4bit_compute_dtype": getattr(torch, dtype),
+    }
 
 
 def keep_weights(model: Any) -> None:

@@ -92,7 +92,8 @@ def _no_match(entry: str, model: Any, shapes: Mapping[str, Any], kind: str) -> s
     if others:
         part = next(part for part in parts if within(next(iter(others)), part))
         return f"method.targets: {entry!r} matches only what is in {part}, which rows of text never go through"
-    return no_match("method.targets", entry, shapes, "module", kind)
+    first, *rest = kind.split(" of ")
+    return no_match("method.targets", entry, shapes, "module", " of ".join([f"{first}s", *rest]))
 
 
 def _heads(model: Any) -> set[str]:

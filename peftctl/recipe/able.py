@@ -53,16 +53,19 @@ def refusals(recipe: Recipe, family: str | None = None) -> Iterator[Refusal]:
         yield Refusal(path, problem, allowed, None if path == start else start)
     if name not in methods:
         return
-    asked = list(_asked(recipe, family))
+    asked, order = list(_asked(recipe, family)), list(METHODS)  # which begins with those most used
+    told: set[str] = set()
     if (refusal := _setting_on_bits(recipe)) is not None:
         yield refusal
     for each in asked:
-        if (said := each.verdict(methods[name])) != YES:
-            problem = f"{name} does not work {each.words}: {said.rstrip('.')}"
+        if (said := each.verdict(methods[name])) not in (YES, *told):  # one reason is said once
+            told.add(said)
+            never = said.startswith(f"{name} cannot be trained")  # on whatever it is tried
+            problem = said.rstrip(".") if never else f"{name} does not work {each.words}: {said.rstrip('.')}"
             instead = each.instead(methods[name])
             others = [
                 other
-                for other, able in sorted(methods.items(), key=lambda item: _distance(name, item[0]))
+                for other, able in sorted(methods.items(), key=lambda item: order.index(item[0]))
                 if other != name and all(one.verdict(able) == YES for one in asked)
             ]
             if others:
@@ -134,12 +137,6 @@ def _asked(recipe: Recipe, family: str | None) -> Iterator[_Asked]:
             lambda able: str(able["checkpointing"]),
             lambda able: ["no checkpointing"],
         )
-
-
-def _distance(name: str, other: str) -> tuple[bool, int]:
-    """Methods of the same kind first, and then in the table's order, which begins with those most used."""
-    order = list(METHODS)
-    return METHODS[name].category != METHODS[other].category, order.index(other)
 
 
 def _or(words: list[str]) -> str:

@@ -41,6 +41,9 @@ def section_fault(document: Document, section: str, detail: ErrorDetails, settin
         return unknown(document, path, _fields(settings, path))
     if kind == "missing":
         return Fault(document.place(path), nodes.dotted(path), "is missing")
+    if kind in ("model_type", "model_attributes_type") and len(detail["loc"]) == 1:
+        inner = ", ".join(_fields(settings, (*path, "")))
+        return fault(document, path, "must be a mapping", found, f"a mapping of {inner}")
     if kind in TYPES:
         hint = yaml_hint(document, path, found) if kind == "string_type" else ""
         wanted = "text or a list of it" if kind == "tuple_type" and _takes_text(settings, path) else TYPES[kind]

@@ -10,7 +10,7 @@ from peftctl.formats import FORMATS
 from peftctl.methods import METHODS
 from peftctl.methods.presets import PRESETS
 from peftctl.recipe.schema import NEEDED, OUTPUT, SECTIONS, EvalSource, Source
-from peftctl.settings import Settings
+from peftctl.settings import Settings, sections_in
 from peftctl.tasks import TASKS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -27,15 +27,9 @@ def json_schema() -> dict[str, Any]:
     )
     defs: dict[str, Any] = definitions["$defs"]
     _name_members(defs)
-    inner = [
-        field.annotation
-        for model in models
-        for field in model.model_fields.values()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
-    ]
-    described: list[type[Settings]] = [*models, Source, EvalSource, *inner]
-    for model in described:
-        _say_what(defs[model.__name__], model)
+    inner = [section for model in models for _, section in sections_in(model)]
+    for described in (*models, *inner):
+        _say_what(defs[described.__name__], described)
     sections = {
         name: _short(references[settings, "validation"], settings)
         for name, settings in SECTIONS.items()

@@ -14,7 +14,7 @@ from peftctl.crashlog import SECRET_NAMES
 from peftctl.errors import Fault, Place, RecipeError
 from peftctl.formats import FORMATS
 from peftctl.methods import METHODS, OWN
-from peftctl.methods.presets import PRESETS
+from peftctl.methods.presets import PRESETS, VARIANTS, variant
 from peftctl.nearest import nearest
 from peftctl.recipe import nodes, rules
 from peftctl.recipe.compose import MAX_BYTES, SET, compose, merge
@@ -68,7 +68,11 @@ def _section(document: Document, name: str, settings: type[Settings], faults: li
     before = len(faults)
     for path, table in _names(document, name):
         found = document.at(path)
-        if isinstance(found, str) and found not in table:
+        if name == "method" and isinstance(found, str) and (words := variant(found)):
+            method_name, setting = VARIANTS[found.lower()]
+            goes = f"{{name: {method_name}, {setting}}}"
+            faults.append(Fault(document.place(path), nodes.dotted(path), f"{found} is {words}", allowed=goes))
+        elif isinstance(found, str) and found not in table:
             faults.append(
                 fault(
                     document,
@@ -98,7 +102,7 @@ def _section(document: Document, name: str, settings: type[Settings], faults: li
 def _whatever_the_method(document: Document, values: Mapping[str, Any]) -> list[Fault]:
     """What is wrong with the settings although no method is named: for the one nearest to the name, or all our own."""
     found = values.get("name")
-    near = nearest(found, METHODS) if isinstance(found, str) else ""
+    near = (VARIANTS.get(found.lower(), ("",))[0] or nearest(found, METHODS)) if isinstance(found, str) else ""
     of_methods = []
     for method in [METHODS[near]] if near else map(METHODS.__getitem__, OWN):
         try:

@@ -1,8 +1,9 @@
-"""What a path of a recipe's data section names: a file, a URL, or a data set on the hub."""
+"""What a name in a recipe means: a file, a URL, or something on the hub."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 
 from peftctl.recipe.schema import Recipe
@@ -19,6 +20,11 @@ def origin(recipe: Recipe, path: str) -> Origin:
     if URL.match(path):
         return "url"
     return "hub" if is_hub_id(path) and not recipe.path(path).exists() else "file"
+
+
+def is_local_model(name: str, path: Path) -> bool:
+    """Whether a model called ``name`` is to be on this machine, at ``path``, and not on the hub."""
+    return path.exists() or name.lower().endswith(".gguf") or name.startswith((".", "/", "~"))
 
 
 def is_hub_id(path: str) -> bool:

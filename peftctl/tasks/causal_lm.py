@@ -20,6 +20,7 @@ class CausalLM:
     peft_type: str = "CAUSAL_LM"
     accepts: tuple[type[Example], ...] = (Conversation, Segments)
     objective: str = "cross_entropy"
+    causal: bool = True
 
     def model_class(self) -> Any:
         from transformers import AutoModelForCausalLM

@@ -61,6 +61,10 @@ class Task(Protocol):
     def objective(self) -> str:
         """What it lowers unless the recipe says otherwise."""
 
+    @property
+    def causal(self) -> bool:
+        """Whether what a model says of a token must not depend on those after it: else it would see its answers."""
+
     def model_class(self) -> Any:
         """The transformers auto class that builds its model."""
 

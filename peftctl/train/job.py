@@ -17,7 +17,7 @@ from peftctl.errors import MachineError, UsageError
 from peftctl.evaluation.measure import Measurement
 from peftctl.events import Events, metrics_log
 from peftctl.methods import METHODS, Anatomy, DataFacts
-from peftctl.model import adapter, attach, identity, load, memory, preflight, prequantized, targets
+from peftctl.model import adapter, attach, causal, identity, load, memory, preflight, prequantized, targets
 from peftctl.model import start as begin
 from peftctl.model.fast import FastPaths, compile_pays
 from peftctl.model.locate import Base
@@ -133,7 +133,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     anatomy = attach.anatomy(model, matched, method.beside(model, recipe.method))
     slices_logits = load.forward_takes(model, "logits_to_keep")
     torch.manual_seed(derived_seed(recipe.train.seed, ADAPTER_START))
-    without = attach.weight_bytes(model)
+    without, parameters = attach.weight_bytes(model), attach.total(model)
     model = attach.attach(model, method, recipe.method, anatomy, task.peft_type, facts)
     if recipe.train.micro_batch_tokens is None:
         weights = prequantized.weight_bytes(opened.config, base.folder, recipe.model.dtype)
@@ -147,16 +147,18 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         checkpoint(model.get_base_model(), recipe.train.offload_activations, accelerator.device)
     events.emit(
         "model",
-        parameters=attach.total(model),
+        parameters=parameters,
         trainable=attach.trainable(model),
         dtype=recipe.model.dtype,
         device=str(accelerator.device),
         targets=list(matched),
+        beside={name: list(shape) for name, shape in anatomy.beside.items()},
     )
     model = to_device(model, accelerator)
     virtual = method.virtual_tokens(recipe.method)
     products = getattr(torch, recipe.model.dtype)
     known = profile(accelerator.unwrap_model(model), task, slices_logits, products, virtual)
+    causal.check(base.name, accelerator.unwrap_model(model).get_base_model(), task, known.looks_ahead)
     fast = FastPaths(recipe.train.fast, known, method)
     trained = ((name, p) for name, p in accelerator.unwrap_model(model).named_parameters() if p.requires_grad)
     optimizer = build_optimizer(recipe.train, ((method.rate(recipe.method, name), p) for name, p in trained))
@@ -229,7 +231,7 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
     dtype, layers = getattr(torch, session.recipe.model.dtype), model.config.get_text_config().num_hidden_layers
     rounding = tolerance(dtype) * layers**0.5 if method.rounds(settings) else adapter.EPS
     with publish_directory(run / method.artifact) as aside:
-        adapter.save(model, method, settings, session.task, tokenizer, base, aside)
+        adapter.save(model, method, settings, session.task, tokenizer, base, aside, loaded=session.recipe.model)
         session.model = adapter.reload(model, method, settings, aside)
         verified = adapter.compare(trained, _logits(session.model, inputs), rounding)
     return verified

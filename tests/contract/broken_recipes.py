@@ -463,7 +463,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:4:1: method.name: lokr does not work on 4 bits: RuntimeError: shape '[2048, 1]' is invalid "
             "for input of size 4096 (see also recipe.yaml:1:26); allowed: quantization.bits 8, a base that is not "
-            "quantised, or method lora, adalora or boft",
+            "quantised, or method lora, ia3 or adalora",
         ],
     ),
     (
@@ -478,7 +478,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:4:10: method.name: loha does not work on 4 bits: loha trains 295024 parameters, where its "
             "formula gives 16384 (see also recipe.yaml:1:26); allowed: quantization.bits 8, a base that is not "
-            "quantised, or method lora, adalora or boft",
+            "quantised, or method lora, ia3 or adalora",
         ],
     ),
     (
@@ -494,7 +494,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:4:1: method.name: prefix_tuning does not work with gradient checkpointing: RuntimeError: The "
             "size of tensor a (12) must match the size of tensor b (18) at non-singleton dimension 3 (see also "
-            "recipe.yaml:6:9); allowed: no checkpointing, or method ia3, prompt_tuning or p_tuning",
+            "recipe.yaml:6:9); allowed: no checkpointing, or method lora, ia3 or adalora",
         ],
     ),
     (
@@ -1001,6 +1001,38 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "a number for a section",
+        ("model: {name: org/model, quantization: 4}\ndata: {train: rows.jsonl}\nmethod: lora\noutput: runs/x\n"),
+        [
+            "recipe.yaml:1:26: model.quantization: must be a mapping (found 4); "
+            "allowed: a mapping of bits, type, double_quant",
+        ],
+    ),
+    (
+        "a model and a run that are not there",
+        ("model: ./model\ndata: {train: rows.jsonl}\nmethod: lora\noutput: runs/x\ntrain: {init_from: recipe.yml}\n"),
+        [
+            "recipe.yaml:1:1: model.name: no such file or folder (found './model')",
+            "recipe.yaml:5:9: train.init_from: no such folder (found 'recipe.yml'); did you mean recipe.yaml?",
+        ],
+    ),
+    (
+        "a setting's name for a method",
+        "model: org/model\ndata: {train: rows.jsonl}\nmethod: pissa\noutput: runs/x\n",
+        [
+            "recipe.yaml:3:1: method.name: pissa is lora with init: pissa; allowed: {name: lora, init: pissa}",
+        ],
+    ),
+    (
+        "a method that nothing can be trained with",
+        "model: org/model\ndata: {train: rows.jsonl}\nmethod: cpt\noutput: runs/x\n",
+        [
+            "recipe.yaml:3:1: method.name: cpt cannot be trained: it needs to be told of every token which part of an "
+            "example it is, which rows here do not say (see also recipe.yaml:1:1); "
+            "allowed: method lora, ia3 or adalora",
+        ],
+    ),
+    (
         "a classifier of one layer with a width",
         (
             "model: org/model\n"
@@ -1009,6 +1041,8 @@ BROKEN: list[tuple[str, str, list[str]]] = [
             "output: runs/x\n"
         ),
         [
+            "recipe.yaml:3:34: method.adapters[0]: no such folder (found 'a')",
+            "recipe.yaml:3:37: method.adapters[1]: no such folder (found 'b')",
             "recipe.yaml:3:41: method.hidden: has no effect on a classifier of depth 1",
         ],
     ),
@@ -1049,6 +1083,7 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         [
             "recipe.yaml:3:22: method.init: pissa says what to start from, and so does train.init_from "
             "(see also recipe.yaml:5:9); allowed: init default",
+            "recipe.yaml:5:9: train.init_from: no such folder (found 'runs/first')",
         ],
     ),
     (

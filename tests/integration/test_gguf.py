@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from peftctl.errors import UsageError
-from peftctl.model import gguf
+from peftctl.model import gguf, gguf_whole
 from tests import jobs, tiny
 
 MODEL = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -24,6 +24,68 @@ def test_what_is_no_gguf_is_refused(tmp_path: Path, content: bytes, said: str) -
     path.write_bytes(content)
     with pytest.raises(UsageError, match=said):
         gguf.plain_folder(path, lambda _: None)
+
+
+def small(path: Path, *, alignment: int = 32) -> Path:
+    """A GGUF of two tensors with texts, lists and numbers in its head, by the gguf package."""
+    import numpy as np
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(path, "llama")
+    writer.add_custom_alignment(alignment)
+    writer.add_token_list(["a", "bc", "def"])
+    writer.add_array("llama.sizes", [1, 2, 3])
+    writer.add_float32("llama.rope.freq_base", 1e4)
+    writer.add_tensor("token_embd.weight", np.ones((3, 32), np.float32))
+    writer.add_tensor("blk.0.w", np.zeros((5, 18), np.uint8), raw_dtype=GGMLQuantizationType.Q4_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("alignment", [32, 4096])
+def test_a_whole_file_ends_after_its_last_tensor(tmp_path: Path, alignment: int) -> None:
+    path = small(tmp_path / "m.gguf", alignment=alignment)
+    gguf_whole.check_whole(path)
+    size = path.stat().st_size
+    from gguf import GGUFReader
+
+    ends = {int(tensor.data_offset) + int(tensor.n_bytes) for tensor in GGUFReader(path).tensors}
+    content = path.read_bytes()[: max(ends)]
+    path.write_bytes(content)  # the writer fills the end up
+    gguf_whole.check_whole(path)
+    path.write_bytes(content[:-1])
+    with pytest.raises(
+        UsageError, match=rf"is not whole \({len(content) - 1:,} bytes, where its tensors need {max(ends):,}"
+    ):
+        gguf_whole.check_whole(path)
+    assert size >= max(ends)
+
+
+@pytest.mark.quick
+def test_a_file_cut_short_anywhere_is_said_to_be(tmp_path: Path) -> None:
+    content = small(tmp_path / "m.gguf").read_bytes()
+    path = tmp_path / "cut.gguf"
+    for end in range(4, len(content) - 64, 37):
+        path.write_bytes(content[:end])
+        with pytest.raises(UsageError, match=r"is not whole|it ends within its own head") as refused:
+            gguf.plain_folder(path, lambda _: None)
+        assert refused.value.hint == "fetch or copy it again"
+
+
+@pytest.mark.quick
+def test_a_head_that_says_what_cannot_be_is_refused_at_once(tmp_path: Path) -> None:
+    content = small(tmp_path / "m.gguf").read_bytes()
+    path = tmp_path / "odd.gguf"
+    for at, value in ((4, 9), (8, 2**60), (16, 2**60), (24, 2**62)):  # version, tensors, settings, a text's length
+        path.write_bytes(
+            content[:at] + value.to_bytes(8 if at > 4 else 4, "little") + content[at + (8 if at > 4 else 4) :]
+        )
+        with pytest.raises(UsageError, match="cannot be read as a GGUF model: it "):
+            gguf.plain_folder(path, lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -91,8 +91,8 @@ def first(tmp_path_factory: pytest.TempPathFactory, bases: dict[str, Path]) -> P
     ("method", "said"),
     [
         ({"name": "ia3"}, "was trained with lora (this recipe: ia3)"),
-        ({"rank": 8, "alpha": 8}, "has other settings: r is 4 there and 8 here"),
-        ({"alpha": 4}, "has other settings: lora_alpha is 8.0 there and 4.0 here"),
+        ({"rank": 8, "alpha": 8}, "has other settings: rank is 4 there and 8 here"),
+        ({"alpha": 4}, "has other settings: alpha is 8.0 there and 4.0 here"),
         ({"targets": ["q_proj"]}, "does not fit: "),
     ],
 )

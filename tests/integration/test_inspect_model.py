@@ -87,8 +87,15 @@ def test_a_model_folder_s_weights_are_said_by_dtype_and_size(tmp_path: Path) -> 
     (folder / "model.safetensors").write_bytes(b"\xff" * 8 + b"{}")
     code, out, _ = peftctl(folder)
     assert code == 0
-    assert "note:" in out
-    assert "is no safetensors file" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("weights: ")]
+    assert line.startswith(f"weights: cannot be read: {folder / 'model.safetensors'} is no safetensors file")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "weights: cannot be read: they are pickles (pytorch_model.bin)" in peftctl(folder)[1]
+    from safetensors.torch import save_file
+
+    save_file({"model.norm.weight": torch.zeros(3)}, folder / "model.safetensors")
+    out = peftctl(folder)[1]
+    assert "warning: weights and config differ: 1 tensor of another shape: model.norm.weight is [3], and " in out
 
 
 @pytest.mark.slow
@@ -128,7 +135,8 @@ def test_experts_towers_and_encoders_are_said_to_be_such(tmp_path: Path) -> None
     assert cells(out, "vision query")[4:6] == ["model.visual.blocks.*.attn.qkv", "1,280"]
     assert "rows of text never go through model.visual: `targets` leaves that alone" in out
     out = peftctl(config(tmp_path / "bert", BERT_BASE))[1]
-    assert "for causal_lm (built as BertLMHeadModel)" in out
+    assert "BertForMaskedLM, 12 layers, width 768; peftctl has no task for it" in out
+    assert "trained parameters: none, since peftctl has no task to train it for" in out
     assert '[intermediate.dense, "*[0-9].output.dense"]' in out
 
 
@@ -145,6 +153,13 @@ def test_a_tree_and_a_pattern_are_shown_where_asked_for(tmp_path: Path) -> None:
     out = peftctl(path, "--match", "qproj")[1]
     assert "near: model.layers.*.self_attn.q_proj" in out
     assert "did you mean q_proj?" in out
+    out = peftctl(path, "--match", "norm")[1]
+    assert "targets: norm  # of ln_tuning" in out
+    assert "of other methods, a recipe is told: method.targets: 'norm' matches model.norm" in out
+    out = peftctl(config(tmp_path / "mixtral", MIXTRAL_8X7B), "--match", "experts.gate_up_proj")[1]
+    assert "adapted by lora: target_parameters: [experts.gate_up_proj]\n" in out
+    code, _, err = peftctl(path, "--match", "q_proj", "--match", "v_proj")
+    assert (code, "--match: given 2 times (q_proj, v_proj); allowed: once" in err) == (2, True)
     code, _, err = peftctl(path, "--match", "*a" * 1000)
     assert (code, "allowed: 1 to 300" in err) == (2, True)
 

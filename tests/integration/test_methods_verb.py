@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from peftctl.cli import app
+from peftctl.errors import RecipeError
 from peftctl.methods import METHODS
 from peftctl.methods.described import described
+from peftctl.methods.presets import VARIANTS
+from peftctl.recipe import load
 from peftctl.tables import table
 
 SEEN: dict[str, Any] = table("capabilities")["methods"]
@@ -91,9 +95,50 @@ def test_one_method_is_described_with_formula_paper_and_settings(name: str) -> N
 
 
 def test_defaults_are_shown_as_a_recipe_would_write_them() -> None:
-    assert "  rank = 16\n  alpha = (see docs/recipe.md)\n  dropout = 0.0\n" in peftctl("lora")[1]
-    assert "  targets = all-linear\n" in peftctl("lora")[1]
+    out = peftctl("lora")[1]
+    assert (
+        "  rank = 16\n      Rank of the update: the inner size of B A.\n  alpha = (twice the rank)\n      Scale of "
+        in out
+    )
+    assert "  dora = false\n      DoRA (" in out
+    assert "  modules_to_save = none\n" in out
+    assert "  targets = all-linear\n" in out
+    assert "  token_indices = (must be said)\n" in peftctl("trainable_tokens")[1]
     assert "  init = vocabulary\n" in peftctl("prompt_tuning")[1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_setting_s_meaning_is_said_whole(name: str) -> None:
+    said = " ".join(peftctl(name)[1].split())
+    for declared in METHODS[name].settings.model_fields.values():
+        for part in (declared.description or "").split(" Default: "):
+            assert " ".join(part.removesuffix(".").split()) in said
+
+
+def test_a_preset_is_shown_as_the_method_that_it_is() -> None:
+    code, out, err = peftctl("qlora")
+    assert (code, err) == (0, "")
+    head = "qlora: lora with model.quantization: {bits: 4, type: nf4, double_quant: true}\n\n"
+    assert out == head + peftctl("lora")[1]
+    assert json.loads(peftctl("qlora", "--json")[1]).keys() == {"versions", "lora"}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_s_name_is_answered_with_the_setting_that_it_is(name: str, tmp_path: Path) -> None:
+    method, setting = VARIANTS[name]
+    code, out, err = peftctl(name)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{name}: {method} with {setting}\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model: org/model\ndata: {{train: t.jsonl}}\nmethod: {{name: {name}, rank: 0}}\noutput: out\n")
+    with pytest.raises(RecipeError) as refused:
+        load(recipe)
+    [named, rank] = refused.value.faults
+    assert named.problem == f"{name} is {method} with {setting}"
+    assert named.allowed == f"{{name: {method}, {setting}}}"
+    assert rank.key == "method.rank"  # the settings beside it are judged as the method's
+    recipe.write_text(recipe.read_text().replace(f"{{name: {name}, rank: 0}}", named.allowed))
+    load(recipe)
 
 
 def test_a_misspelt_method_is_answered_with_the_nearest() -> None:

@@ -14,7 +14,7 @@ import peftctl
 from peftctl import atomic
 from peftctl.errors import MachineError, RecipeError, UsageError
 from peftctl.methods import METHODS, OWN, DataFacts
-from peftctl.model import attach, load, quantize, targets
+from peftctl.model import adapter, attach, load, quantize, targets
 from peftctl.model.locate import Base
 from peftctl.recipe import check
 from peftctl.recipe.schema import ModelSettings, QuantizationSettings
@@ -159,9 +159,8 @@ def test_check_and_train_refuse_the_same_methods(
     with pytest.raises(UsageError) as stopped:
         jobs.train(tmp_path, tiny_model, model={"quantization": {"bits": bits}}, method={"name": method})
     assert stopped.value.message == f"method.name: {fault.problem}; allowed: {fault.allowed}"
-    nearest = {"full": "ln_tuning, bitfit or beft"}.get(method, "lora, adalora or boft")
     others = "" if method == "full" else "quantization.bits 8, "
-    assert fault.allowed == f"{others}a base that is not quantised, or method {nearest}"
+    assert fault.allowed == f"{others}a base that is not quantised, or method lora, ia3 or adalora"
 
 
 @pytest.mark.parametrize(("name", "value"), [("type", "fp4"), ("double_quant", "false")])
@@ -208,6 +207,43 @@ def test_a_quantised_run_learns_and_says_so(method: str, bits: int, tmp_path: Pa
         assert not any(layer.support_avx512bf16_for_cpu for layer in layers(loaded.model, kind).values())
     assert loaded.held_out()(loaded.model) == pytest.approx(facts["metrics"], rel=1e-4)
     assert isinstance(loaded.generate("odd", max_new_tokens=3), str)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "dtype"),
+    [
+        ({"bits": 4}, "float32"),
+        ({"bits": 4, "type": "fp4", "double_quant": False}, "bfloat16"),
+        ({"bits": 8}, "float32"),
+    ],
+)
+def test_the_card_s_code_gives_the_logits_that_were_verified(
+    quantization: dict[str, Any], dtype: str, tmp_path: Path, wide: Path
+) -> None:
+    """The base is quantised as the adapter knew it; on the plain one the logits are others."""
+    from peft import AutoPeftModelForCausalLM
+
+    run, _ = jobs.train(tmp_path, wide, model={"quantization": quantization, "dtype": dtype})
+    code = (run / "adapter" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    found: dict[str, Any] = {}
+    exec(code.replace("path/to/this/folder", str(run / "adapter")), found)
+    inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    said = adapter.logits(found["model"], inputs)
+    meant = adapter.logits(peftctl.load(run).model, inputs)
+    tolerance = 2 * adapter.EPS if dtype == "float32" else 2.0**-7
+    assert float((said - meant).abs().max()) <= tolerance * float(meant.abs().max())
+    plain = adapter.logits(
+        AutoPeftModelForCausalLM.from_pretrained(run / "adapter", dtype=getattr(torch, dtype)), inputs
+    )
+    assert float((plain - meant).abs().max()) > 4 * tolerance * float(meant.abs().max())
+
+
+def test_a_base_in_four_bits_is_counted_by_its_weights_and_not_by_its_bytes(tmp_path: Path, tiny_model: Path) -> None:
+    plain, packed = (
+        next(event for event in jobs.train(tmp_path, tiny_model, name, model=model)[1] if event["event"] == "model")
+        for name, model in (("plain", {}), ("packed", {"quantization": {"bits": 4}}))
+    )
+    assert packed["parameters"] == plain["parameters"] == sum(p.numel() for p in tiny.llama().parameters())
 
 
 def test_a_run_that_is_not_quantised_says_so(tmp_path: Path, tiny_model: Path) -> None:

@@ -207,3 +207,102 @@ def test_init_asks_for_what_was_not_given(monkeypatch: pytest.MonkeyPatch) -> No
     init(Path("asked.yaml"))
     assert load(Path("asked.yaml")).model.name == "org/model"
     assert next(answers, None) is None
+
+
+def recipe_on(folder: str, method: str, more: str = "") -> Path:
+    path = Path("r.yaml")
+    path.write_text(f"model: {folder}\ndata: {{train: rows.jsonl}}\nmethod: {method}\noutput: runs/x\n{more}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("method", "place", "said"),
+    [
+        ("{name: lora, layers: [0, 7]}", "4:22", "method.layers: there is no layer 7 (found 7); allowed: 0 to 1"),
+        (
+            "{name: lora, targets: [q_prj]}",
+            "4:22",
+            "method.targets: 'q_prj' matches no module; targets of this method here: ",
+        ),
+        ("{name: lora, rank_pattern: {q_prj: 2}}", "4:22", "method.rank_pattern: 'q_prj' matches no target; "),
+        ("{name: lora, modules_to_save: lm_haed}", "4:22", "method.modules_to_save: 'lm_haed' matches no module; "),
+        (
+            "{name: lora, trainable_tokens: [900, so long, 3, 901]}",
+            "4:22",
+            "method.trainable_tokens: there is no token 900 or 901; allowed: 0 to 263",
+        ),
+        (
+            "{name: trainable_tokens, token_indices: [900, 901]}",
+            "4:34",
+            "no such token (found 900, 901); allowed: 0 to",
+        ),
+        ("{name: oft, oft_block_size: 7}", "4:21", "method.oft_block_size: does not divide the inputs of every target"),
+    ],
+)
+def test_check_with_the_model_finds_what_the_text_cannot_tell(method: str, place: str, said: str) -> None:
+    tiny.save(Path("model"))
+    path = recipe_on("./model", method)
+    path.write_text("# yaml\n" + path.read_text())
+    assert peftctl("check", path) == (0, "r.yaml: ok\n", "")
+    code, out, err = peftctl("check", "--model", path)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"r.yaml:{place}: error: method.")
+    assert said in err
+
+
+def test_every_token_that_is_none_is_named_at_once() -> None:
+    tiny.save(Path("model"))
+    path = recipe_on("./model", "{name: lora, trainable_tokens: [900, so long, 3, as well]}")
+    faults = json.loads(peftctl("check", "--model", "--json", path)[1])
+    assert [fault["problem"].partition("; ")[0] for fault in faults] == [
+        "'so long' is 7 tokens of this model", "'as well' is 7 tokens of this model", "there is no token 900",
+    ]  # fmt: skip
+
+
+def test_check_with_the_model_refuses_a_method_that_it_does_not_take() -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    tiny.save(Path("model"), MambaForCausalLM(MambaConfig(vocab_size=264, hidden_size=32, num_hidden_layers=2)))
+    path = recipe_on("./model", "adaption_prompt")
+    assert peftctl("check", path)[0] == 0
+    code, _, err = peftctl("check", "--model", path)
+    assert code == 2
+    assert err.startswith("r.yaml:3:1: error: method.name: adaption_prompt cannot go into MambaForCausalLM: ")
+
+
+def test_check_with_the_model_says_ok_of_what_trains_and_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    from peftctl.model import load
+
+    monkeypatch.setattr(load, "load_model", lambda *_: pytest.fail("weights were loaded"))
+    tiny.save(Path("model"))
+    assert peftctl("check", "--model", recipe_on("./model", "lora")) == (0, "r.yaml: ok\n", "")
+
+
+def test_check_with_the_model_says_that_it_left_a_gguf_file_alone() -> None:
+    Path("m.gguf").write_bytes(b"GGUF")
+    code, out, err = peftctl("check", "--model", recipe_on("m.gguf", "lora"))
+    assert (code, out) == (0, "r.yaml: ok\n")
+    assert err == "m.gguf: not tried, since a GGUF file has to be converted first, as train does\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "init_from", "said"),
+    [
+        ("./modle", None, ["model.name: no such file or folder (found './modle'); did you mean model?"]),
+        ("lost.gguf", None, ["model.name: no such file or folder (found 'lost.gguf')"]),
+        ("./runs", None, ["model.name: holds no config.json, so it is no model folder (found './runs')"]),
+        ("./runs/one", None, ["model.name: holds an adapter, not a model (found './runs/one')"]),
+        ("model", "runs/on", ["train.init_from: no such folder (found 'runs/on'); did you mean one?"]),
+        ("model", "model", ["train.init_from: is neither a finished run nor an adapter's folder (found 'model')"]),
+        ("model", "runs/one", []),
+        ("org/model", None, []),
+    ],
+)
+def test_check_names_models_and_runs_that_are_not_there(model: str, init_from: str | None, said: list[str]) -> None:
+    for made in ("model/config.json", "runs/one/adapter_config.json"):
+        Path(made).parent.mkdir(parents=True)
+        Path(made).write_text("{}")
+    path = recipe_on(model, "lora", f"train: {{init_from: {init_from}}}\n" if init_from else "")
+    code, _, err = peftctl("check", path)
+    assert code == (2 if said else 0)
+    assert [line.split("error: ")[1] for line in err.splitlines() if "error: " in line] == said

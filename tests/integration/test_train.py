@@ -269,8 +269,8 @@ def test_an_adapter_that_reads_back_differently_is_not_published(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    def damaged(*given: Any) -> None:
-        save(*given)
+    def damaged(*given: Any, **named: Any) -> None:
+        save(*given, **named)
         folder = given[-1]
         tensors = load_file(folder / "adapter_model.safetensors")
         name = next(name for name in tensors if "lora_B" in name)

@@ -71,15 +71,41 @@ def test_each_kind_of_event_is_said_so(event: dict[str, Any], lines: list[str]) 
     assert console.lines(event) == lines
 
 
+MODEL = {
+    "event": "model", "parameters": 134_515_008, "trainable": 1_345_150, "dtype": "bfloat16", "device": "cpu",
+    "targets": ["model.layers.0.q_proj", "model.layers.1.q_proj", "model.layers.0.v_proj"], "beside": {},
+}  # fmt: skip
+
+
 def test_a_model_is_said_with_its_share_of_trained_parameters() -> None:
-    event = {
-        "event": "model", "parameters": 134_515_008, "trainable": 1_345_150, "dtype": "bfloat16", "device": "cpu",
-        "targets": ["model.layers.0.q_proj", "model.layers.1.q_proj", "model.layers.0.v_proj"],
-    }  # fmt: skip
-    assert console.lines(event) == [
+    assert console.lines(MODEL) == [
         "         134.5M parameters, 1.35M trained (1 %), bfloat16 on cpu",
         "         targets: model.layers.*.q_proj x2, model.layers.*.v_proj x1",
     ]
+
+
+def test_what_is_trained_beside_the_targets_is_said_with_its_shape() -> None:
+    beside = {"lm_head.weight": [264, 32], "layers.0.experts.up": [4, 8, 32], "layers.1.experts.up": [4, 8, 32]}
+    assert console.lines(MODEL | {"beside": beside})[1:] == [
+        "         targets: model.layers.*.q_proj x2, model.layers.*.v_proj x1",
+        "         beside: lm_head.weight [264, 32] x1, layers.*.experts.up [4, 8, 32] x2",
+    ]
+    alone = console.lines(MODEL | {"targets": [], "beside": {"layers.0.norm.weight": [32]}})
+    assert alone[1:] == ["         trained: layers.*.norm.weight [32] x1"]
+
+
+@pytest.mark.parametrize(
+    ("trainable", "percent"), [(134_515_008, "100"), (134_500_000, "100"), (13_451_500, "10"), (67_000_000, "49.8")]
+)
+def test_a_large_share_is_said_in_plain_digits(trainable: int, percent: str) -> None:
+    [line, *rest] = console.lines(MODEL | {"trainable": trainable, "targets": [], "beside": {}})
+    assert f" trained ({percent} %), " in line
+    assert rest == []
+
+
+def test_of_a_model_that_is_trained_whole_no_parts_are_listed() -> None:
+    whole = MODEL | {"trainable": MODEL["parameters"], "targets": [], "beside": {"lm_head.weight": [264, 32]}}
+    assert len(console.lines(whole)) == 1
 
 
 def test_off_a_terminal_events_are_plain_lines_without_secrets(

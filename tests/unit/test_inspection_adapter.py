@@ -18,6 +18,7 @@ from peft import (
     LoHaConfig,
     LoKrConfig,
     LoraConfig,
+    OFTConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
     VeraConfig,
@@ -28,8 +29,10 @@ from safetensors.torch import load_file, save_file
 from peftctl.console import adapters
 from peftctl.errors import UsageError
 from peftctl.inspection import adapter as inspected
+from peftctl.inspection.able import Able
 from peftctl.inspection.adapter import AdapterFacts, adapter_facts
 from peftctl.inspection.threads import _openblas, one_thread
+from peftctl.merge import source
 from tests import experts, tiny
 
 Q, V = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.v_proj"
@@ -263,7 +266,7 @@ def test_virtual_tokens_do_not_merge_and_say_why(tmp_path: Path) -> None:
     make(tmp_path, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
     facts = adapter_facts(tmp_path)
     assert facts.merges.reason == "virtual tokens come before the input and change no weight"
-    assert facts.exports["adapter"].able
+    assert facts.exports == {}
     assert (facts.virtual_tokens, facts.targets, facts.layers) == (4, {}, ())
 
 
@@ -347,6 +350,10 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object] | None, dic
         "pattern",
         "is no regular expression, or takes too long to match",
     ),
+    "targets of no expression": (None, {"target_modules": "(["}, "targets", "target_modules is no regular expression"),
+    "endless targets": (None, {"target_modules": r"([\w.]+)+!"}, "targets", "or takes too long to match"),
+    "targets elsewhere": (None, {"target_modules": r".*\.k_proj"}, "targets", "matches no module that the file has"),
+    "too large": (lambda tensors: tensors[key(Q, B)].fill_(3e38), {}, "too_large", f"larger than any float32 in {Q}"),
     "no expression": (None, {"alpha_pattern": {"(": 4}}, "pattern", "is no regular expression"),
 }
 
@@ -366,7 +373,10 @@ def test_what_is_wrong_is_said(tmp_path: Path, fault: str) -> None:
     assert kind in found
     assert message in found[kind]
     broken = any(problem.level == "error" for problem in facts.problems)
-    assert facts.exports["adapter"].able is not broken
+    assert facts.merges.able is not broken
+    assert facts.wrong is broken
+    assert bool(facts.merges.reason) is broken
+    assert "_" not in facts.merges.reason
     assert broken == (kind not in ("untrained", "no_base", "unknown_fields", "pattern"))
     json.dumps(facts.as_dict(), allow_nan=False)
 
@@ -378,10 +388,90 @@ def test_experts_are_known_and_measured_by_their_tensors(tmp_path: Path) -> None
     assert problems(facts) == {}
     assert facts.fit is not None
     assert (facts.fit.fits, facts.fit.unchecked) == (True, 4)
-    assert facts.ranks == {4: 2, 16: 4}
+    assert facts.ranks == {4: 6}
+    assert facts.targets == {
+        "model.layers.*.mlp.experts.gate_up_proj": 2,
+        "model.layers.*.mlp.experts.down_proj": 2,
+        "model.layers.*.self_attn.q_proj": 2,
+    }
     for module in facts.modules:
         assert (module.norm is not None) == module.name.endswith("q_proj")
         assert (module.tensors.keys() == {"lora_A", "lora_B"}) == ("experts" in module.name)
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys")  # PEFT looks for them among modules alone
+@pytest.mark.parametrize("parameters", [["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], ["experts.down_proj"]])
+def test_experts_are_named_after_the_parameters_that_peft_adapts(tmp_path: Path, parameters: list[str]) -> None:
+    made = make(tmp_path, lora(target_parameters=parameters, rank_pattern={"down_proj": 3}), experts.mixtral())
+    wrappers = {
+        f"{name.removeprefix('base_model.model.').replace('.base_layer', '')}.{module.parameter_name}": module
+        for name, module in made.named_modules()
+        if type(module).__name__ == "ParamWrapper"
+    }
+    found = {module.name: module for module in adapter_facts(tmp_path).modules if "experts" in module.name}
+    assert found.keys() == wrappers.keys()
+    for name, wrapper in wrappers.items():
+        assert found[name].rank == wrapper.r["default"] == (3 if name.endswith("down_proj") else 4)
+        sizes = (each["default"].weight.numel() for each in (wrapper.lora_A, wrapper.lora_B))
+        assert found[name].parameters == sum(sizes)
+
+
+def test_experts_that_cannot_be_compared_are_unchecked_and_never_said_to_be_missing(tmp_path: Path) -> None:
+    """Mixtral's files have each expert by itself, below another name than the model's."""
+    make(tmp_path / "a", lora(target_parameters=["mlp.experts.gate_up_proj"]), experts.mixtral())
+    base = tiny.save(tmp_path / "base", experts.mixtral())
+    stored = load_file(base / "model.safetensors")
+    assert not [name for name in stored if ".mlp.experts." in name]
+    found = adapter_facts(tmp_path / "a", base).fit
+    assert found is not None
+    assert (found.fits, found.unchecked, found.misfits) == (True, 2, ())
+    facts = adapter_facts(tmp_path / "a", tiny.save(tmp_path / "dense", tiny.llama()))
+    assert facts.fit is not None
+    assert (facts.fit.fits, facts.fit.unchecked, facts.wrong) == (None, 2, False)
+    assert facts.fit.misfits[0].startswith("there is nothing to compare model.layers.0.mlp.experts.gate_up_proj")
+    other = adapter_facts(tmp_path / "a", tiny.save(tmp_path / "other", tiny.llama(hidden_size=64))).fit
+    assert other is not None
+    assert other.fits is False
+
+
+NOT_MERGED: dict[str, tuple[dict[str, Any], str]] = {
+    "another task": ({"task_type": "SEQ_CLS"}, "it is for SEQ_CLS, and models are merged for CAUSAL_LM"),
+    "no such method": ({"peft_type": "FOO"}, "has no method FOO"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_MERGED)
+def test_what_merge_would_refuse_is_not_said_to_merge(tmp_path: Path, tiny_model: Path, kind: str) -> None:
+    fields, said = NOT_MERGED[kind]
+    make(tmp_path, lora())
+    edit(tmp_path, base_model_name_or_path=str(tiny_model))
+    source.open_source(tmp_path, None, lambda _: None)
+    assert (adapter_facts(tmp_path).merges, adapter_facts(tmp_path).exports) == (Able(True), {})
+    edit(tmp_path, **fields)
+    facts = adapter_facts(tmp_path)
+    assert facts.merges.able is False
+    assert said in facts.merges.reason
+    with pytest.raises(UsageError):
+        source.open_source(tmp_path, None, lambda _: None)
+
+
+def test_other_alphas_and_blocks_are_said_and_no_rank_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "lora", lora(alpha_pattern={V: 11}))
+    facts = adapter_facts(tmp_path / "lora")
+    assert facts.alphas == {8.0: 3, 11.0: 1}
+    adapters.show(facts)
+    assert "alpha: 8 in 3, 11 in 1\n" in capsys.readouterr().out
+    for fields, said in (({"oft_block_size": 16}, "blocks of 16"), ({"r": 2, "oft_block_size": 0}, "2 blocks")):
+        folder = tmp_path / said
+        make(folder, OFTConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], **fields))
+        facts = adapter_facts(folder)
+        assert (facts.rank, facts.blocks) == (None, said)
+        adapters.show(facts)
+        out = capsys.readouterr().out
+        assert f"oft, {said}, for CAUSAL_LM" in out
+        assert "rank" not in out.splitlines()[0]
 
 
 def test_a_pattern_that_cannot_be_matched_leaves_norms_of_tensors(tmp_path: Path) -> None:
@@ -422,12 +512,14 @@ def test_token_rows_biases_and_embeddings_are_explained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("targets", [["embed_tokens", "q_proj"], ["lm_head", "q_proj"]])
-def test_an_adapter_on_tied_embeddings_does_not_merge(tmp_path: Path, tiny_model: Path, targets: list[str]) -> None:
+def test_what_an_adapter_on_tied_embeddings_does_to_them_is_said(
+    tmp_path: Path, tiny_model: Path, targets: list[str]
+) -> None:
     model = tiny.llama(tie_word_embeddings=False)
     make(tmp_path / "a", lora(target_modules=targets), model)
     facts = adapter_facts(tmp_path / "a", tiny_model)
-    assert "shares between embedding and head: merged, both change" in problems(facts)["tied"]
-    assert (facts.merges.able, facts.exports["adapter"].able) == (False, True)
+    assert "shares between embedding and head" in problems(facts)["tied"]
+    assert (facts.merges.able, facts.exports) == (True, {})  # they come apart
     assert facts.fit is not None
     assert facts.fit.fits
     edit(tmp_path / "a", base_model_name_or_path=str(tiny_model))  # the config of the base it names is enough
@@ -588,7 +680,7 @@ def test_a_pickle_is_never_opened_and_said(tmp_path: Path, monkeypatch: pytest.M
     facts = adapter_facts(tmp_path)
     assert opened == ["adapter_config.json"]
     assert "a pickle, which runs code when it is opened: it was not" in problems(facts)["pickle"]
-    assert (facts.modules, facts.exports["adapter"].able, facts.merges.able) == ((), False, False)
+    assert (facts.modules, facts.merges.able) == ((), False)
     assert facts.size_bytes == (tmp_path / "adapter_model.bin").stat().st_size
     (tmp_path / "adapter_model.bin").unlink()
     with pytest.raises(UsageError, match=r"holds no adapter_model\.safetensors"):

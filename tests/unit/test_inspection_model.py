@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from peftctl.errors import UsageError
-from peftctl.inspection import child, groups
+from peftctl.inspection import child, coverage, groups
 from peftctl.inspection.architecture import architecture
 from peftctl.inspection.blueprint import build
 from peftctl.inspection.facts import Architecture
 from peftctl.inspection.model import read_architecture
+from peftctl.model import causal
+from peftctl.tasks import TASKS
 from tests import tiny
 
 LLAMA_70B = {
@@ -119,7 +121,7 @@ def test_a_model_from_its_config_is_the_model_that_is_loaded(tmp_path: Path) -> 
 
 
 def test_a_class_is_the_declared_one_and_tasks_say_what_they_would_build() -> None:
-    assert facts(BERT_BASE).tasks == {"causal_lm": "BertLMHeadModel"}
+    assert facts({**BERT_BASE, "is_decoder": True}).tasks == {"causal_lm": "BertLMHeadModel"}
     assert facts(LLAMA_1B).tasks == {"causal_lm": "LlamaForCausalLM"}
     assert facts({**LLAMA_1B, "architectures": ["LlamaForSequenceClassification"]}).class_name.endswith(
         "Classification"
@@ -130,6 +132,121 @@ def test_a_class_is_the_declared_one_and_tasks_say_what_they_would_build() -> No
     vision = {"model_type": "vit", "num_hidden_layers": 2}
     assert facts(vision).class_name == "ViTModel"
     assert facts({"model_type": "t5", "num_layers": 2}).class_name == "T5ForConditionalGeneration"
+
+
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+ENCODERS: dict[str, tuple[dict[str, Any], bool]] = {
+    "bert": ({**BERT_BASE, **SMALL}, False),
+    "bert that decodes": ({**BERT_BASE, **SMALL, "is_decoder": True}, True),
+    "roberta": ({"model_type": "roberta", "num_hidden_layers": 2}, False),
+    "xlnet": ({"model_type": "xlnet", "n_layer": 2, "d_model": 64, "n_head": 4, "d_inner": 64}, False),
+    "decoder of bart": ({"model_type": "bart", "encoder_layers": 2, "decoder_layers": 2}, True),
+    "llama": (LLAMA_1B, True),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_only_a_model_that_does_not_see_the_next_token_is_for_causal_lm(kind: str) -> None:
+    settings, able = ENCODERS[kind]
+    found = build(settings)
+    assert ("causal_lm" in found.tasks) is able
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(**settings)
+    if found.model.num_parameters() < 200_000_000:  # what a run would find out with weights
+        assert causal.kind_looks_ahead(config, TASKS["causal_lm"]) is not able
+    if not able:
+        assert architecture(found).counts == ()
+
+
+def test_a_classifier_s_layers_are_in_no_all_linear() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    for kind, name, own in (
+        ("bert", "BertForSequenceClassification", 13),
+        ("llama", "LlamaForSequenceClassification", 14),
+    ):
+        found = facts({"model_type": kind, "architectures": [name], "vocab_size": 64, **sizes})
+        assert any(group.name in ("classifier", "score") for group in found.groups)
+        assert (found.choices[0].name, found.choices[0].modules) == ("all-linear", own)
+
+
+def test_counts_are_of_the_class_that_training_builds() -> None:
+    sizes = {"model_type": "llama", **SMALL, "vocab_size": 64}
+    for name in ("LlamaForSequenceClassification", "LlamaModel"):
+        found = facts({**sizes, "architectures": [name]})
+        assert found.class_name == name
+        assert found.counts == facts({**sizes, "architectures": ["LlamaForCausalLM"]}).counts
+
+
+def test_what_cannot_be_trained_has_a_reason_and_no_number() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "vocab_size": 64}
+    mamba = {count.method: count for count in facts({"model_type": "mamba", **sizes}).counts}
+    for method, said in (
+        ("lora", "PEFT puts none on out_proj in mamba"),
+        ("prefix_tuning", "trains nothing in this model"),
+        ("adaption_prompt", "for some types of model only, and it was not tried on mamba"),
+        ("trainable_tokens", "needs settings that have no default"),
+        ("xlora", "needs settings that have no default"),
+    ):
+        assert mamba[method].trained == {}
+        assert said in mamba[method].why_not
+    assert mamba["loha"].trained
+    llama = {count.method: count.trained for count in facts(LLAMA_1B).counts}
+    assert llama["adaption_prompt"]
+    conv = {"model_type": "openai-gpt", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64}
+    found = {count.method: count for count in facts(conv).counts}
+    assert "Conv1D" in found["loha"].why_not
+    assert found["lora"].trained
+
+
+@pytest.mark.parametrize("method", ["lora", "adalora"])
+def test_what_peft_refuses_in_a_state_space_model_is_what_is_said(method: str) -> None:
+    from peft import AdaLoraConfig, LoraConfig, get_peft_model
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "state_size": 4, "vocab_size": 64}
+    config = {
+        "lora": lambda name: LoraConfig(target_modules=[name]),
+        "adalora": lambda name: AdaLoraConfig(target_modules=[name], total_step=9, tinit=1, tfinal=1),
+    }[method]
+    for name in ("in_proj", "x_proj", "out_proj"):
+        model = build({"model_type": "mamba", **sizes}).model
+        if name in coverage.STATE_SPACE_LAYERS:
+            with pytest.raises(ValueError, match="incompatible with Mamba"):
+                get_peft_model(model, config(name))
+        else:
+            get_peft_model(model, config(name))
+
+
+@pytest.mark.parametrize("make", [tiny.llama, tiny.gpt2, tiny.gemma2, tiny.qwen3])
+def test_weights_that_are_a_config_s_own_are_told_from_others(make: Callable[[], Any], tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    made = make()
+    folder = tiny.save(tmp_path / "it", made)
+    settings = json.loads((folder / "config.json").read_text())
+    own = {name: list(each.shape) for name, each in load_file(folder / "model.safetensors").items()}
+    prefix = made.base_model_prefix + "."
+    for names in (own, {name.removeprefix(prefix): shape for name, shape in own.items()}):
+        assert architecture(build(settings), stored=names).strange == ()
+    first = next(name for name in own if name.endswith(("model.norm.weight", "ln_f.weight")))
+    (said,) = architecture(build(settings), stored={name: own[name] for name in own if name != first}).strange
+    assert said == f"1 tensor of the model missing: {first}"
+    (said,) = architecture(build(settings), stored={**own, first: [1, 2]}).strange
+    assert said == f"1 tensor of another shape: {first} is [1, 2], and {own[first]} by the config"
+    (said,) = architecture(build(settings), stored={**own, "model.layers.9.x.weight": [1]}).strange
+    assert said == "1 tensor that the model has no place for: model.layers.9.x.weight"
+    unsaid = {**settings, "architectures": None}
+    assert architecture(build(unsaid), stored={name: own[name] for name in own if name != first}).strange == ()
+
+
+def test_weights_that_are_renamed_when_they_are_read_are_not_judged() -> None:
+    from tests import experts
+
+    model = experts.mixtral()
+    settings = {**model.config.to_dict(), "architectures": ["MixtralForCausalLM"]}
+    assert (
+        architecture(build(settings), stored={"model.layers.0.block_sparse_moe.experts.0.w1.weight": [1]}).strange == ()
+    )
 
 
 def test_code_that_a_config_brings_is_not_run_where_transformers_knows_the_model(tmp_path: Path) -> None:

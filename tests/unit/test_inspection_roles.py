@@ -269,6 +269,22 @@ def test_a_pattern_that_matches_no_linear_layer_says_what_it_matches_and_is_refu
     assert "which is no linear layer" in found.refused
 
 
+def test_a_pattern_of_norms_is_said_to_be_taken_by_what_goes_into_norms(llama: Any) -> None:
+    found = match.match(llama, "norm")
+    assert "ln_tuning" in found.taken_by
+    for method in METHODS.values():
+        own = method.targetable(llama)
+        takes = own is not None and any(name.endswith("norm") and name.rpartition(".")[2] == "norm" for name in own)
+        assert (method.name in found.taken_by) is takes
+    assert match.match(llama, "q_proj").taken_by == ()
+
+
+def test_a_pattern_of_experts_is_said_to_be_no_target_but_a_parameter(mixtral: Any, llama: Any) -> None:
+    found = match.match(mixtral, "experts.gate_up_proj")
+    assert (found.linear, found.experts) == ((), ("model.layers.*.mlp.experts.gate_up_proj",))
+    assert match.match(llama, "gate_proj").experts == ()
+
+
 @pytest.mark.parametrize("pattern", ["qproj", "q_prj", "Q_PROJ", "*.q_pro"])
 def test_a_near_miss_is_named(llama: Any, pattern: str) -> None:
     found = match.match(llama, pattern)

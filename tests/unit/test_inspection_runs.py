@@ -11,14 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from peftctl.atomic import lock, sha256
+from peftctl.cli import app
 from peftctl.console import adapters
-from peftctl.errors import UsageError
-from peftctl.inspection import journal, runs
+from peftctl.errors import UsageError, VerificationError
+from peftctl.exporters.export import export
+from peftctl.inspection import journal, own, published, runs
+from peftctl.inspection.able import Able
 from peftctl.inspection.adapter import adapter_facts
 from peftctl.inspection.checkpoints import checkpoint_facts
 from peftctl.inspection.runs import RunFacts, run_facts
+from peftctl.inspection.what import decide
+from peftctl.merge import source
+from peftctl.run import open_run
 from peftctl.train import rundir
 from tests import jobs, tiny
 
@@ -206,10 +215,119 @@ def test_a_manifest_that_says_nothing_right_is_no_crash(run: Path) -> None:
 
 
 def test_large_files_are_not_hashed_and_that_is_said(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "HASHED_BYTES", 3_000)
+    monkeypatch.setattr(published, "HASHED_BYTES", 3_000)
     facts = run_facts(run)
     assert facts.intact is False
     assert facts.differing[WEIGHTS] == "was not hashed: with the files before it, it is too large"
+
+
+def test_what_a_run_exports_and_merges_is_what_the_verbs_take(run: Path, tmp_path: Path) -> None:
+    facts = adapter_facts(run / "adapter")
+    assert facts.run == str(run)
+    assert (facts.merges, facts.exports) == (Able(True), {"adapter": Able(True), "merged": Able(True)})
+    source.open_source(run, None, lambda _: None)
+    export(open_run(run), tmp_path / "out", "adapter")
+    exported = adapter_facts(tmp_path / "out")
+    assert (exported.run, exported.exports, exported.merges.able) == ("", {}, True)
+    assert source.open_source(tmp_path / "out", None, lambda _: None).run is None
+    flip(run / "adapter" / "README.md")
+    facts = adapter_facts(run / "adapter")
+    changed = Able(False, "files of its run are not what was published")
+    assert (facts.merges, facts.exports) == (changed, {"adapter": changed, "merged": changed})
+    with pytest.raises(VerificationError):
+        export(open_run(run), tmp_path / "again", "adapter")
+
+
+def test_a_base_of_the_same_shapes_that_was_not_trained_on_does_not_fit(
+    run: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    own = adapter_facts(run / "adapter", tiny_model)
+    assert own.fit is not None
+    assert (own.fit.fits, own.wrong) == (True, False)
+    other = tiny.save(tmp_path / "other", tiny.llama(seed=7))
+    facts = adapter_facts(run / "adapter", other)
+    assert facts.fit is not None
+    assert facts.fit.fits is False
+    assert facts.fit.misfits == (
+        f"its shapes fit, but it is not the base that this was trained on, {jobs.manifest(run)['base']['name']}",
+    )
+    assert facts.wrong
+    alone = Path(shutil.copytree(run / "adapter", tmp_path / "alone"))  # nothing says what it was trained on
+    found = adapter_facts(alone, other).fit
+    assert found is not None
+    assert found.fits
+
+
+def test_a_base_that_was_quantised_is_said_to_have_been(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_facts(run).quantization is None
+    assert " bits" not in shown(run_facts(run), capsys)
+    settings = {"bits": 4, "type": "nf4", "double_quant": True}
+    edit(run, quantization=settings)
+    facts = run_facts(run)
+    assert facts.quantization == settings
+    out = shown(facts, capsys)
+    assert ", quantised in training to 4 bits (type nf4, double_quant True)\n" in out
+    assert "its base was quantised to 4 bits (type nf4, double_quant True)\n" in out
+    assert "quantised in training to 4 bits" in shown(adapter_facts(run / "adapter"), capsys)
+
+
+@pytest.mark.parametrize(("method", "artifact"), [("bitfit", "adapter"), ("full", "model")])
+def test_what_peftctl_saves_without_peft_is_told_in_its_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, artifact: str
+) -> None:
+    base = tiny.save(tmp_path / "base", tiny.gpt2())
+    path, _ = jobs.train(tmp_path, base, method=method)
+    biases = sum(p.numel() for name, p in tiny.gpt2().named_parameters() if name.endswith("bias"))
+    count = biases if method == "bitfit" else tiny.gpt2().num_parameters()
+    facts = run_facts(path)
+    assert facts.adapter is None
+    assert facts.own is not None
+    assert (facts.own["folder"], facts.own["parameters"], facts.trained) == (artifact, count, count)
+    assert f"{artifact}: {method}, {count:,} trained; {count:,} parameters in F32, " in shown(facts, capsys)
+    if method == "bitfit":
+        assert decide(str(path / artifact)).kind == decide(str(path / artifact / own.NAME)).kind == "own"
+        saved = own.own_facts(path / artifact)
+        assert (saved.method, saved.run, saved.base_name) == (method, str(path), str(base))
+        assert (saved.parameters, saved.parts) == (count, {"trained.safetensors": count})
+        out = shown(saved, capsys)
+        assert f"{method}, no adapter of PEFT's; {count:,} parameters in F32, " in out
+        assert f"run: {path}: name this to see how it was trained" in out
+        json.dumps(saved.as_dict())
+
+
+def test_a_mixture_is_told_by_its_files(tmp_path: Path) -> None:
+    for name in ("classifier.safetensors", "adapters/0/adapter_model.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        save_file({"x": torch.zeros(3, 5)}, tmp_path / name)
+    (tmp_path / own.NAME).write_text(json.dumps({"method": "xlora", "base": "b", "revision": None}))
+    found = own.own_facts(tmp_path)
+    assert found.parts == {"adapters/0/adapter_model.safetensors": 15, "classifier.safetensors": 15}
+    assert (found.parameters, found.run) == (30, "")
+    os.truncate(tmp_path / "classifier.safetensors", 90)
+    with pytest.raises(UsageError, match=r"classifier\.safetensors"):
+        own.own_facts(tmp_path)
+    (tmp_path / own.NAME).write_text("{}")
+    with pytest.raises(UsageError, match="names no method"):
+        own.own_facts(tmp_path)
+
+
+def test_inspecting_what_is_not_as_it_should_be_ends_with_five(run: Path, tmp_path: Path, tiny_model: Path) -> None:
+    def code(*arguments: str | Path) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["inspect", *map(str, arguments)])
+        return done.exit_code, done.stdout
+
+    assert code(run)[0] == code(run / "adapter")[0] == code(run / "adapter", "--base", tiny_model)[0] == 0
+    other = tiny.save(tmp_path / "other", tiny.llama(seed=7))
+    ended, out = code(run / "adapter", "--base", other)
+    assert (ended, "fits: no, " in out, "merges: yes" in out) == (5, True, True)
+    ended, out = code(run / "adapter", "--base", other, "--json")
+    assert (ended, json.loads(out)["fit"]["fits"]) == (5, False)
+    flip(run / "adapter" / "README.md")
+    ended, out = code(run)
+    assert (ended, "error: adapter/README.md has other contents" in out) == (5, True)
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    (run / "adapter" / "adapter_config.json").write_text(json.dumps({**config, "r": 99}))
+    assert code(run / "adapter")[0] == 5
 
 
 def test_a_run_that_links_to_itself_comes_to_an_end(run: Path) -> None:

@@ -311,6 +311,7 @@ def test_the_copy_of_a_gguf_s_settings_is_one_that_the_gguf_package_reads(tmp_pa
         (lambda p: gguf(p, [text("k") + struct.pack("<I", 99)], []), "no known type"),
         (lambda p: gguf(p, [ARCHITECTURE], [tensor("a", (1000, 1000))]), "is not whole"),
         (lambda p: gguf(p, [ARCHITECTURE], [text("a") + struct.pack("<I", 2**31)]), "2,147,483,648 dimensions"),
+        (lambda p: gguf(p, [ARCHITECTURE], []), "holds no tensors"),
         (lambda p: p.write_bytes(b"GGUF\x03\0\0"), "cut short"),
         (lambda p: p.write_bytes(b"GGUF" + struct.pack("<IQQ", 9, 0, 0)), "version 9"),
     ],
@@ -319,7 +320,7 @@ def test_a_gguf_that_lies_or_is_cut_short_is_refused_at_once(tmp_path: Path, mak
     path = tmp_path / "m.gguf"
     make(path)
     started = time.monotonic()
-    with pytest.raises(UsageError, match=r"no GGUF file|not whole") as error:
+    with pytest.raises(UsageError, match=r"no GGUF file|not whole|no model") as error:
         gguf_head.head(path)
     assert said in str(error.value)
     assert time.monotonic() - started < 2

@@ -198,7 +198,7 @@ def test_settings_by_layer_are_judged_in_full_depth() -> None:
 def test_what_peft_refuses_is_refused_in_a_line_with_what_works() -> None:
     said = refused(gpt2(), "loha")
     assert said.startswith("method.name: loha cannot go into GPT2LMHeadModel: Target module of type <class")
-    assert "; allowed: method lora or method adalora or method " in said
+    assert "; allowed: method lora or method ia3 or method adalora" in said
     assert "\n" not in said
 
 
@@ -230,6 +230,41 @@ def test_a_methods_own_defaults_are_offered_first() -> None:
         "method.name: lora cannot go into OlmoForCausalLM: rank 16 and no other and more of it; "
         "allowed: lora with its own defaults or method "
     )
+
+
+@dataclass(frozen=True)
+class Wordy(Lora):
+    """LoRA that PEFT has much to say against."""
+
+    def build(self, *args: Any) -> Any:
+        raise ValueError("many words " * 40)
+
+
+def test_what_peft_says_is_cut_between_words() -> None:
+    wordy = Wordy()
+    verdict = preflight.judge(skeleton.build(olmo(), TASK), wordy, wordy.resolve(wordy.settings(name="lora")), TASK)
+    assert verdict.reason == "many words " * 17 + "many ..."
+    assert len(verdict.reason) <= 200
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [
+        (llama, "seen to work on llama: lora, ia3, adalora, loha, lokr"),
+        (gpt2, "seen to work on gpt2: lora, "),
+        (olmo, ""),
+    ],
+)
+def test_on_a_loaded_model_too_it_is_said_what_works_there(config: Any, hint: str) -> None:
+    wordy, model = Wordy(), TASK.model_class().from_config(config())
+    settings = wordy.resolve(wordy.settings(name="lora"))
+    anatomy = attach.anatomy(model, targets.of(model, wordy, settings))
+    with pytest.raises(UsageError, match="method: lora cannot go into") as refused:
+        attach.attach(model, wordy, settings, anatomy, "CAUSAL_LM", preflight.FACTS)
+    found = refused.value.hint
+    assert found.startswith(hint) if hint else not found
+    assert "loha" not in found or config is llama
+    assert found.count(",") <= 4
 
 
 @dataclass(frozen=True)
@@ -315,6 +350,13 @@ def test_what_was_seen_to_work_is_not_tried_again(monkeypatch: pytest.MonkeyPatc
     for config, name in ((llama(), "lora"), (gpt2(), "lora"), (gemma2(), "lora"), (llama(), "ia3")):
         checked(config, name)
     assert tried == ["gpt2", "gemma2", "llama"]
+
+
+def test_what_was_seen_to_work_is_tried_again_where_that_is_asked_for() -> None:
+    found, settings = method("lora", layers=(LAYERS,))
+    preflight.check("m", llama(), TASK, found, settings, pytest.fail)
+    with pytest.raises(UsageError, match=f"there is no layer {LAYERS}"):
+        preflight.check("m", llama(), TASK, found, settings, pytest.fail, again=True)
 
 
 def test_it_leaves_no_trace_in_random_numbers_and_warnings() -> None:

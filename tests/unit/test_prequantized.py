@@ -222,7 +222,7 @@ def test_layers_of_bitsandbytes_take_the_methods_that_the_table_has_seen_on_them
     assert judged({"load_in_8bit": True}, "loha") == []
     error = refused(UsageError, {"load_in_4bit": True}, "loha")
     assert error.message.startswith("method.name: loha does not work on org/model (bitsandbytes, 4 bits): ")
-    assert "; allowed: method lora or adalora" in error.message
+    assert "; allowed: method lora or ia3 or adalora" in error.message
     assert "quantization.bits" not in error.message
 
 
