@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -51,15 +52,18 @@ def write_json(path: Path, value: Any) -> None:
 def publish_directory(target: Path) -> Iterator[Path]:
     """A folder to fill beside ``target``; on a clean exit it is synced and renamed to ``target``.
 
-    On any exception the folder is removed and ``target`` never comes to exist. Raises UsageError where
-    ``target`` exists already.
+    On any exception the folder is removed and ``target`` never comes to exist; what a process that was killed left of
+    it is removed the next time. Raises UsageError where ``target`` exists already.
     """
     if target.exists():
         raise UsageError(f"{target}: exists already", hint="name another place, or remove it first")
     with _writable(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_left(target)
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     aside.chmod(_default_mode() | (_default_mode() & 0o444) >> 2)
+    held = os.open(aside, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)  # for as long as this process lives: see _clear_left
     try:
         yield aside
         for path in sorted(aside.rglob("*")):
@@ -76,7 +80,21 @@ def publish_directory(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+    finally:
+        os.close(held)
     sync(target.parent)
+
+
+def _clear_left(target: Path) -> None:
+    """Remove folders that were to become ``target`` and whose writers are gone."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        with suppress(OSError):
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def _put(model: Any, source: Source, combine: Combine, given: Mapping[str, str],
     for module in peft_model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    return peft_model.eval()
+    return peft_model.requires_grad_(False).eval()
 
 
 def _weigh(peft_model: Any, source: Source, combine: Combine) -> None:

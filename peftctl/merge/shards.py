@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import write_json
-from peftctl.merge.weights import DTYPES, PIECE, byte_size
+from peftctl.errors import MachineError
+from peftctl.merge.weights import DTYPES, PIECE, Stored, byte_size
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -93,6 +95,21 @@ class Shards:
         _write(handle, memoryview(piece), at + self._written[name])
         self._written[name] += len(piece)
 
+    def copy(self, name: str, stored: Stored) -> None:
+        """All of ``name``, as it is stored in another file. Raises MachineError where that is cut short."""
+        handle, at = self._place[name]
+        source = os.open(stored.file, os.O_RDONLY)
+        try:
+            done = 0
+            while done < stored.size:
+                moved = _move(source, stored.start + done, handle, at + done, stored.size - done)
+                if moved == 0:
+                    raise MachineError(f"{stored.file} ends before its tensors do")
+                done += moved
+        finally:
+            os.close(source)
+        self._written[name] += stored.size
+
     def finish(self) -> None:
         """The index, last of all."""
         short = sorted(name for name, done in self._written.items() if done != self.wanted[name].size)
@@ -110,6 +127,20 @@ def raw(tensor: Any) -> memoryview:
 
     flat = tensor.detach().contiguous().view(-1)
     return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+
+
+def _move(source: int, start: int, handle: int, at: int, size: int) -> int:
+    """Copy up to ``size`` bytes and return how many. The system does so by itself where it can; on some file systems the
+    two files then share their blocks."""
+    if hasattr(os, "copy_file_range"):
+        try:
+            return os.copy_file_range(source, handle, size, start, at)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+    data = os.pread(source, min(size, PIECE), start)
+    _write(handle, memoryview(data), at)
+    return len(data)
 
 
 def _write(handle: int, data: memoryview, at: int) -> None:

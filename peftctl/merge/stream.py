@@ -21,7 +21,7 @@ from peftctl.merge import blank, pages
 from peftctl.merge.shards import Shards, Wanted, raw
 from peftctl.merge.units import Unit, merged
 from peftctl.merge.values import Values
-from peftctl.merge.weights import blocks
+from peftctl.merge.weights import Stored, blocks
 
 AHEAD = 2  # pieces read, and pieces to be written, that wait
 
@@ -60,9 +60,8 @@ def write(plan: Plan, values: Values, folder: Path, most: int, done: Callable[[i
             elif parameter in plan.ready:
                 writer.tensor(name, plan.ready[parameter])
             elif not parameter or values.as_it_stands(parameter):
-                stored = values.disk(parameter) if parameter else name
-                for data in values.weights.bytes_of(stored or name):
-                    writer.bytes(name, data)
+                stored = values.weights.stored[(values.disk(parameter) if parameter else None) or name]
+                writer.file(name, stored)
             else:
                 writer.tensor(name, values.whole(parameter))
             done(total)
@@ -113,9 +112,11 @@ def _by_rows(unit: Unit, values: Values, reader: ThreadPoolExecutor) -> Iterator
     cuts = list(blocks(len(up), down.shape[1] * down.itemsize))
     room = down.new_empty(max(cut.stop - cut.start for cut in cuts), down.shape[1])  # the same for all: new costs time
     for cut, weight in zip(cuts, _ahead(reader, cuts, lambda cut: values.rows(name, cut)), strict=True):
-        update = torch.mm(up[cut], down, out=room[: cut.stop - cut.start]).mul_(scale)
-        # The sum in the wider of both dtypes and one rounding, as torch adds into a narrower weight, and faster.
-        yield update.add_(weight).to(weight.dtype) if weight.dtype != update.dtype else weight.add_(update)
+        update = torch.mm(up[cut], down, out=room[: cut.stop - cut.start])
+        if scale != 1:
+            update.mul_(scale)
+        # The sum in float32 and one rounding, which is how torch adds to a narrower weight, only slower.
+        yield update.add_(weight.to(update.dtype)).to(weight.dtype)
 
 
 def _ahead(reader: ThreadPoolExecutor, cuts: list[slice], read: Callable[[slice], Any]) -> Iterator[Any]:
@@ -136,7 +137,7 @@ class _Writer:
 
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
-        self._waiting: queue.Queue[tuple[str, memoryview] | None] = queue.Queue(AHEAD)
+        self._waiting: queue.Queue[tuple[str, memoryview | Stored] | None] = queue.Queue(AHEAD)
         self._failed: list[BaseException] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -164,6 +165,11 @@ class _Writer:
         self._raise()
         self._waiting.put((name, memoryview(data)))
 
+    def file(self, name: str, stored: Stored) -> None:
+        """A tensor as it is stored in another file."""
+        self._raise()
+        self._waiting.put((name, stored))
+
     def finish(self) -> None:
         self._end()
         self._raise()
@@ -176,8 +182,12 @@ class _Writer:
     def _run(self) -> None:
         while (each := self._waiting.get()) is not None:
             if not self._failed:
+                name, data = each
                 try:
-                    self._shards.write(*each)
+                    if isinstance(data, Stored):
+                        self._shards.copy(name, data)
+                    else:
+                        self._shards.write(name, data)
                 except BaseException as error:
                     self._failed.append(error)
 

@@ -186,6 +186,28 @@ def test_nothing_is_published_over_what_exists(tmp_path: Path, kind: str) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_a_killed_writer_left_is_removed_and_what_another_is_writing_is_not(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from peftctl.atomic import publish_directory\n"
+        "with publish_directory(Path(sys.argv[1])) as aside:\n"
+        "    (aside / 'half').write_text('x'); print(aside, flush=True); time.sleep(60)"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    killed, alive = (Path(writer.stdout.readline().strip()) for writer in writers if writer.stdout)
+    writers[0].kill()
+    writers[0].communicate()
+    with atomic.publish_directory(tmp_path / "out") as aside:
+        assert not killed.exists()
+        assert (alive / "half").exists()
+        (aside / "whole").write_text("y")
+    writers[1].kill()
+    writers[1].communicate()
+    assert (tmp_path / "out" / "whole").exists()
+
+
 def test_hashes_and_inventory_are_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c.bin").write_bytes(b"abc")
