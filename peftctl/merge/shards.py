@@ -130,8 +130,8 @@ def raw(tensor: Any) -> memoryview:
 
 
 def _move(source: int, start: int, handle: int, at: int, size: int) -> int:
-    """Copy up to ``size`` bytes and return how many. The system does so by itself where it can; on some file systems the
-    two files then share their blocks."""
+    """Copy up to ``size`` bytes and return how many. The system does so itself where it can; on some file systems both
+    files then share their blocks."""
     if hasattr(os, "copy_file_range"):
         try:
             return os.copy_file_range(source, handle, size, start, at)

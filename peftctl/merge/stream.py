@@ -108,6 +108,8 @@ def _by_rows(unit: Unit, values: Values, reader: ThreadPoolExecutor) -> Iterator
 
     assert unit.rows is not None
     down, up, scale = unit.rows.down.detach(), unit.rows.up.detach(), unit.rows.scale
+    if math.frexp(scale)[0] == 0.5:  # a power of two, by which nothing is rounded
+        up, scale = up * scale, 1.0
     name = f"{unit.name}.weight"
     cuts = list(blocks(len(up), down.shape[1] * down.itemsize))
     room = down.new_empty(max(cut.stop - cut.start for cut in cuts), down.shape[1])  # the same for all: new costs time

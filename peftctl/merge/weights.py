@@ -18,6 +18,7 @@ from peftctl.errors import MachineError
 from peftctl.model import identity
 
 PIECE = 8 * 2**20  # bytes that are read or written at once
+BLOCK = 2 * 2**20  # bytes of what is computed at once, which stay in a processor's cache
 # safetensors' names of dtypes, and torch's.
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
@@ -105,13 +106,13 @@ class Weights:
             done += got
 
 
-def blocks(rows: int, row_bytes: int, step: int = 256) -> Iterator[slice]:
-    """``rows`` in blocks of some multiple of ``step`` of them, of about PIECE bytes; the last may be up to twice that,
+def blocks(rows: int, row_bytes: int, step: int = 64) -> Iterator[slice]:
+    """``rows`` in blocks of some multiple of ``step`` of them, of about BLOCK bytes; the last may be up to twice that,
     and is never small beside ``step``.
 
     A matrix product by such blocks was bit-equal to the whole one; one of a few rows is computed in another order.
     """
-    size = max(step, PIECE // max(1, row_bytes) // step * step)
+    size = max(step, BLOCK // max(1, row_bytes) // step * step)
     first = 0
     while first < rows:
         last = rows if rows - first < size + step else first + size

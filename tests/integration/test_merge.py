@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -249,3 +251,86 @@ def test_an_embedding_s_update_is_peft_s_with_its_copy_of_the_base_left_out(
     assert any("embed_tokens.base_layer" in key for key in load_file(adapter / "adapter_model.safetensors"))
     merged(adapter, folder, tmp_path / "out")
     assert differing(tensors(tmp_path / "out"), by_peft(folder, adapter, tmp_path / "peft", dtype)) == []
+
+
+def test_what_comes_apart_is_what_pefts_merge_makes_of_a_model_untied_by_hand(tmp_path: Path) -> None:
+    model = tiny.llama()
+    folder = tiny.save(tmp_path / "tied", model)
+    fields = {"target_modules": ["embed_tokens", "lm_head", "q_proj"]}
+    adapter = trained(folder, tmp_path / "adapter", "LORA", fields, "float32")
+    merged(adapter, folder, tmp_path / "out")
+    apart = tiny.llama(tie_word_embeddings=False)
+    apart.load_state_dict({**model.state_dict(), "lm_head.weight": model.get_input_embeddings().weight.clone()})
+    by_hand = tiny.save(tmp_path / "untied", apart)
+    assert differing(tensors(tmp_path / "out"), by_peft(by_hand, adapter, tmp_path / "peft", "float32")) == []
+
+
+def test_an_embedding_s_update_is_what_numpy_makes_of_it(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path / "base", tiny.llama(tie_word_embeddings=False))
+    adapter = trained(folder, tmp_path / "adapter", "LORA", {"r": 4, "lora_alpha": 12, "target_modules": ["embed_tokens"]},
+                      "float32")  # fmt: skip
+    merged(adapter, folder, tmp_path / "out")
+    held = {key.rpartition("embed_tokens.")[2]: value.numpy() for key, value in
+            load_file(adapter / "adapter_model.safetensors").items()}  # fmt: skip
+    weight = tensors(folder)["model.embed_tokens.weight"].numpy().astype("float64")
+    wanted = weight + 3.0 * (held["lora_embedding_B"].astype("float64") @ held["lora_embedding_A"]).T
+    found = tensors(tmp_path / "out")["model.embed_tokens.weight"].numpy()
+    assert abs(found - wanted).max() <= 2e-6 * abs(wanted).max()
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_a_vocabulary_that_was_made_larger_arrives(tmp_path: Path, tied: bool) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    folder = tiny.save(tmp_path / "base", tiny.llama(tie_word_embeddings=tied))
+    model = loaded(folder, "float32")
+    torch.manual_seed(3)
+    model.resize_token_embeddings(268)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft_model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=2))
+        for name, parameter in peft_model.named_parameters():
+            if "lora_B" in name:
+                parameter.data += torch.randn(parameter.shape)
+        peft_model.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+        ids = torch.arange(250, 268)[None]
+        with torch.no_grad():
+            wanted = peft_model.eval()(input_ids=ids).logits
+    merged(tmp_path / "adapter", folder, tmp_path / "out")
+    found = loaded(tmp_path / "out", "float32")
+    assert found.config.vocab_size == 268
+    assert found.config.tie_word_embeddings is tied
+    with torch.no_grad():
+        logits = found(input_ids=ids).logits
+    assert float((logits - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
+    assert isinstance(peft_model, PeftModel)
+
+
+def test_a_process_that_is_killed_leaves_no_model_and_the_next_makes_it(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path / "base", tiny.llama(tie_word_embeddings=False))
+    adapter = trained(folder, tmp_path / "adapter", "LORA", LORA, "float32")
+    code = """
+import sys, time
+from pathlib import Path
+from peftctl.merge import stream
+from peftctl.merge.merge import Options, merge
+from peftctl.merge.source import open_source
+write = stream.Shards.write
+def slow(self, name, data):
+    write(self, name, data)
+    print("writing", flush=True)
+    time.sleep(60)
+stream.Shards.write = slow
+adapter, base, out = map(Path, sys.argv[1:])
+merge(open_source(adapter, base, lambda _: None), out, Options())
+"""
+    command = [sys.executable, "-c", code, str(adapter), str(folder), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        process.kill()
+    assert len(list(tmp_path.glob(".out.*.partial"))) == 1
+    assert not (tmp_path / "out").exists()
+    merged(adapter, folder, tmp_path / "out")
+    assert not list(tmp_path.glob(".out.*.partial"))
+    assert differing(tensors(tmp_path / "out"), by_peft(folder, adapter, tmp_path / "peft", "float32")) == []
