@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from peftctl.merge.plan import Prepared
 from peftctl.merge.shards import raw
 from peftctl.merge.stream import fill
 from peftctl.merge.units import Unit
-from peftctl.merge.weights import PIECE, Weights, blocks
+from peftctl.merge.weights import Weights, blocks
 from peftctl.model import identity
 
 SHOWN = 3
@@ -41,7 +42,7 @@ def tensors(prepared: Prepared, written: Weights) -> dict[str, Any]:
         expected = _as_base(name, parameter, prepared)
         if expected is None:
             continue
-        alike = all(one == other for one, other in zip(expected, written.bytes_of(name), strict=True))
+        alike = _alike(expected, written, name)
         if name in changed:
             lost += [name] if alike else []
         elif alike:
@@ -167,6 +168,16 @@ def _inputs(base: Any, weight: Any) -> Any:
     return None
 
 
+def _alike(expected: Iterator[bytes], written: Weights, name: str) -> bool:
+    """Whether the tensor written is, from its first byte to its last, what is expected of it in pieces."""
+    at = 0
+    for piece in expected:
+        if written.part_of(name, at, len(piece)) != piece:
+            return False
+        at += len(piece)
+    return at == written.stored[name].size
+
+
 def _as_base(name: str, parameter: str, prepared: Prepared) -> Iterator[bytes] | None:
     """The bytes that the tensor would have, had nothing been trained, in pieces; None where the base has none."""
     import torch
@@ -177,10 +188,8 @@ def _as_base(name: str, parameter: str, prepared: Prepared) -> Iterator[bytes] |
     if values.disk(parameter) is None:
         return None
     dtype = getattr(torch, values.out_dtype(parameter))
-    plain = values.weights.read(values.disk(parameter) or name) if parameter in values.rounded else None
-    value = values.whole(parameter) if plain is None else plain
-    data = raw(value.to(dtype))
-    return (bytes(data[first : first + PIECE]) for first in range(0, len(data), PIECE))
+    plain = replace(values, rounded=())
+    return (bytes(raw(piece.to(dtype))) for piece in plain.pieces(parameter))
 
 
 def _some(names: list[str]) -> str:

@@ -51,8 +51,8 @@ def prepare(
             raise Together(reason)
     model, given, changes = _resized(source, config)
     where = layout(model, weights.stored)
-    own = Weights([source.part.folder / WEIGHTS]) if given else weights
-    values = Values(weights, where, asked, _wide(model), given={name: (own, key) for name, key in given.items()})
+    brings = source.part.folder / WEIGHTS
+    values = Values(weights, where, asked, _wide(model), given={name: (brings, key) for name, key in given.items()})
     if source.model.quantization is not None and not original:
         values = as_trained.quantised(values, config, source)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
@@ -172,7 +172,7 @@ def _digest(name: str, values: Values, by_parameter: Mapping[str, Unit]) -> str:
     pieces = (
         (piece for each, piece in stream.merged_pieces(unit, values) if each == name)
         if unit is not None
-        else iter([values.whole(name)])
+        else values.pieces(name)
     )
     for piece in pieces:
         hashed.update(raw(piece.to(dtype)))

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import struct
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def split(wanted: Mapping[str, Wanted], most: int) -> list[list[str]]:
 
 
 class Shards:
-    """Files in ``folder`` for the tensors ``wanted``, each written in pieces from its first byte on.
+    """Files in ``folder`` for the tensors ``wanted``, each written in pieces.
 
     ``most``: the bytes of tensors in a file. Raises AssertionError from ``finish`` where one was not written whole.
     """
@@ -58,6 +59,7 @@ class Shards:
         self._place: dict[str, tuple[int, int]] = {}
         self._written: dict[str, int] = dict.fromkeys(wanted, 0)
         self._handles: list[int] = []
+        self._counting = threading.Lock()
         for number, names in enumerate(self._files):
             self._begin(number, names)
 
@@ -89,11 +91,11 @@ class Shards:
         for name in names:
             self._place[name] = (handle, 8 + len(text) + entries[name]["data_offsets"][0])
 
-    def write(self, name: str, piece: memoryview | bytes) -> None:
-        """The next bytes of ``name``."""
+    def write(self, name: str, piece: memoryview | bytes, first: int = 0) -> None:
+        """Some of the bytes of ``name``, from its byte ``first`` on. Threads may write at once."""
         handle, at = self._place[name]
-        _write(handle, memoryview(piece), at + self._written[name])
-        self._written[name] += len(piece)
+        _write(handle, memoryview(piece), at + first)
+        self._count(name, len(piece))
 
     def copy(self, name: str, stored: Stored) -> None:
         """All of ``name``, as it is stored in another file. Raises MachineError where that is cut short."""
@@ -108,7 +110,11 @@ class Shards:
                 done += moved
         finally:
             os.close(source)
-        self._written[name] += stored.size
+        self._count(name, stored.size)
+
+    def _count(self, name: str, size: int) -> None:
+        with self._counting:
+            self._written[name] += size
 
     def finish(self) -> None:
         """The index, last of all."""

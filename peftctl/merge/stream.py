@@ -1,17 +1,18 @@
 """The merge itself, tensor by tensor: fill a module from disk, let PEFT merge it, write it, let go of it.
 
 A plain LoRA update is added by blocks of rows, so that not even one weight is ever whole in memory; the product of
-such blocks is bit-equal to PEFT's, which the tests hold. Reading, computing and writing overlap.
+such blocks is bit-equal to PEFT's, which the tests hold. As many blocks are read, computed and written at once as
+torch has threads.
 """
 
 from __future__ import annotations
 
 import math
-import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +24,7 @@ from peftctl.merge.units import Unit, merged
 from peftctl.merge.values import Values
 from peftctl.merge.weights import Stored, blocks
 
-AHEAD = 2  # pieces read, and pieces to be written, that wait
+AHEAD = 2  # blocks that wait for each thread
 
 
 @dataclass(frozen=True)
@@ -41,47 +42,47 @@ class Plan:
 
 def write(plan: Plan, values: Values, folder: Path, most: int, done: Callable[[int], None] = lambda _: None) -> None:
     """Fill ``folder`` with the merged weights in files of up to ``most`` bytes. ``done`` hears how many bytes of them
-    are written. Raises VerificationError naming a tensor with numbers that are not finite."""
+    are on their way. Raises VerificationError naming a tensor with numbers that are not finite."""
     names = {parameter: name for name, parameter in plan.from_parameter.items() if parameter}
-    with Shards(folder, plan.wanted, most) as shards, _Writer(shards) as writer, ThreadPoolExecutor(1) as reader:
-        written: set[str] = set()
+    with Shards(folder, plan.wanted, most) as shards, _Workers(shards) as workers:
+        begun: set[str] = set()
         total = 0
         for name in plan.wanted:
             total += plan.wanted[name].size
-            if name in written:
+            if name in begun:
                 continue
             parameter = plan.from_parameter[name]
-            unit = plan.units.get(parameter)
-            if unit is not None:
-                for each, piece in _merged(unit, values, reader):
-                    if each in names:  # a bias of a layer may be blank, and a tied weight written elsewhere
-                        written.add(names[each])
-                        writer.tensor(names[each], piece)
+            if (unit := plan.units.get(parameter)) is not None:
+                begun |= _unit(unit, values, names, workers)
             elif parameter in plan.ready:
-                writer.tensor(name, plan.ready[parameter])
+                workers.tensor(name, iter([plan.ready[parameter]]))
             elif not parameter or values.as_it_stands(parameter):
-                stored = values.weights.stored[(values.disk(parameter) if parameter else None) or name]
-                writer.file(name, stored)
+                workers.file(name, values.weights.stored[(values.disk(parameter) if parameter else None) or name])
             else:
-                writer.tensor(name, values.whole(parameter))
+                workers.tensor(name, values.pieces(parameter))
             done(total)
-        writer.finish()
+        workers.finish()
         shards.finish()
 
 
-def merged_pieces(unit: Unit, values: Values) -> Iterator[tuple[str, Any]]:
-    """The unit's parameters by name, merged, in pieces of whole rows."""
-    with ThreadPoolExecutor(1) as reader:
-        yield from _merged(unit, values, reader)
+def _unit(unit: Unit, values: Values, names: Mapping[str, str], workers: _Workers) -> set[str]:
+    """Write the unit's parameters that have a name on disk, and return those names: a tied weight that stays so has
+    none of its own."""
+    for parameter, pieces in pieces_of(unit, values):
+        if parameter in names:
+            if callable(pieces):
+                workers.blocks(names[parameter], pieces, _cuts(unit))
+            else:
+                workers.tensor(names[parameter], iter([pieces]))
+    return {names[parameter] for parameter in unit.parameters if parameter in names}
 
 
-def _merged(unit: Unit, values: Values, reader: ThreadPoolExecutor) -> Iterator[tuple[str, Any]]:
+def pieces_of(unit: Unit, values: Values) -> Iterator[tuple[str, Any]]:
+    """The unit's parameters by name, merged: a tensor, or a function that makes some rows of one."""
     weight = f"{unit.name}.weight"
     if unit.rows is not None and weight not in values.rounded:
-        yield from ((weight, block) for block in _by_rows(unit, values, reader))
+        yield weight, _rows(unit, values)
         yield from ((name, parameter.data) for name, parameter in _own(unit).items() if name != weight)
-        pages.let_go(unit.rows.down)
-        pages.let_go(unit.rows.up)
         return
     fill(unit, values)
     yield from merged(unit).items()
@@ -90,6 +91,12 @@ def _merged(unit: Unit, values: Values, reader: ThreadPoolExecutor) -> Iterator[
             blank.clear(parameter)
     for parameter in unit.module.parameters():
         pages.let_go(parameter)
+
+
+def merged_pieces(unit: Unit, values: Values) -> Iterator[tuple[str, Any]]:
+    """The unit's parameters by name, merged, in pieces of whole rows."""
+    for name, pieces in pieces_of(unit, values):
+        yield from ((name, pieces(cut)) for cut in _cuts(unit)) if callable(pieces) else iter([(name, pieces)])
 
 
 def fill(unit: Unit, values: Values, dtype: Any = None) -> None:
@@ -102,58 +109,106 @@ def fill(unit: Unit, values: Values, dtype: Any = None) -> None:
             parameter.data = value if dtype is None else value.to(dtype)
 
 
-def _by_rows(unit: Unit, values: Values, reader: ThreadPoolExecutor) -> Iterator[Any]:
+def _rows(unit: Unit, values: Values) -> Callable[[slice], Any]:
     """W + scale * up down, by rows, in the order of PEFT's own operations."""
     import torch
 
     assert unit.rows is not None
     down, up, scale = unit.rows.down.detach(), unit.rows.up.detach(), unit.rows.scale
-    if math.frexp(scale)[0] == 0.5:  # a power of two, by which nothing is rounded
-        up, scale = up * scale, 1.0
     name = f"{unit.name}.weight"
-    cuts = list(blocks(len(up), down.shape[1] * down.itemsize))
-    room = down.new_empty(max(cut.stop - cut.start for cut in cuts), down.shape[1])  # the same for all: new costs time
-    for cut, weight in zip(cuts, _ahead(reader, cuts, lambda cut: values.rows(name, cut)), strict=True):
-        update = torch.mm(up[cut], down, out=room[: cut.stop - cut.start])
-        if scale != 1:
+    exact = math.frexp(scale)[0] == 0.5  # a power of two, by which nothing is rounded
+
+    def block(cut: slice) -> Any:
+        weight = values.rows(name, cut)
+        update = torch.mm(up[cut] * scale if exact else up[cut], down)
+        if not exact:
             update.mul_(scale)
         # The sum in float32 and one rounding, which is how torch adds to a narrower weight, only slower.
-        yield update.add_(weight.to(update.dtype)).to(weight.dtype)
+        weight = update.add_(weight.to(update.dtype)).to(weight.dtype)
+        if cut.stop == len(up):
+            pages.let_go(down)
+            pages.let_go(up)
+        return weight
+
+    return block
 
 
-def _ahead(reader: ThreadPoolExecutor, cuts: list[slice], read: Callable[[slice], Any]) -> Iterator[Any]:
-    waiting = [reader.submit(read, cut) for cut in cuts[:AHEAD]]
-    for at in range(len(cuts)):
-        value = waiting.pop(0).result()
-        if at + AHEAD < len(cuts):
-            waiting.append(reader.submit(read, cuts[at + AHEAD]))
-        yield value
+def _cuts(unit: Unit) -> list[slice]:
+    assert unit.rows is not None
+    return list(blocks(len(unit.rows.up), unit.rows.down.shape[1] * unit.rows.down.itemsize))
 
 
 def _own(unit: Unit) -> dict[str, Any]:
     return {f"{unit.name}.{last}": parameter for last, parameter in unit.base().named_parameters()}
 
 
-class _Writer:
-    """Writes in a thread of its own what it is given, in that order, and raises here what went wrong there."""
+class _Workers:
+    """Threads that make pieces of tensors and write them. What goes wrong there is raised here.
+
+    Torch itself computes in one thread meanwhile: several that each wait for the other spend their time waiting.
+    """
 
     def __init__(self, shards: Shards) -> None:
-        self._shards = shards
-        self._waiting: queue.Queue[tuple[str, memoryview | Stored] | None] = queue.Queue(AHEAD)
-        self._failed: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        import torch
 
-    def __enter__(self) -> _Writer:
-        self._thread.start()
+        self._shards, self._count = shards, torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._count)
+        self._room = threading.Semaphore(AHEAD * self._count)
+        self._begun: list[Future[None]] = []
+
+    def __enter__(self) -> _Workers:
+        import torch
+
+        torch.set_num_threads(1)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        import torch
 
-    def tensor(self, name: str, value: Any) -> None:
-        """The next rows of a tensor, of any float dtype. Raises VerificationError where they are not finite."""
+        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._count)
+
+    def tensor(self, name: str, pieces: Iterator[Any]) -> None:
+        """Write a tensor, of any float dtype, in pieces of whole rows. They are the caller's again when this returns.
+        Raises VerificationError where they are not finite."""
+        first = 0
+        for piece in pieces:
+            first += self._write(name, piece, first)
+
+    def blocks(self, name: str, make: Callable[[slice], Any], cuts: list[slice]) -> None:
+        """Have a tensor made by blocks of rows and written."""
+        wanted = self._shards.wanted[name]
+        row_bytes = wanted.size // wanted.shape[0]
+
+        def one(cut: slice) -> None:
+            self._write(name, make(cut), cut.start * row_bytes)
+
+        for cut in cuts:
+            self._begin(partial(one, cut))
+
+    def file(self, name: str, stored: Stored) -> None:
+        """Have a tensor written as it is stored in another file."""
+        self._begin(partial(self._shards.copy, name, stored))
+
+    def finish(self) -> None:
+        for each in self._begun:
+            each.result()
+
+    def _begin(self, task: Callable[[], Any]) -> None:
+        self._begun = [each for each in self._begun if not each.done() or each.result() is not None]
+        self._room.acquire()
+
+        def run() -> None:
+            try:
+                task()
+            finally:
+                self._room.release()
+
+        self._begun.append(self._pool.submit(run))
+
+    def _write(self, name: str, value: Any, first: int) -> int:
         import torch
 
         value = value.detach().to("cpu", getattr(torch, self._shards.wanted[name].dtype))
@@ -161,38 +216,6 @@ class _Writer:
             least, most = value.aminmax()
             if not math.isfinite(float(least)) or not math.isfinite(float(most)):
                 raise VerificationError(f"merging gives numbers in {name} that are not finite; nothing was published")
-        self.bytes(name, raw(value))
-
-    def bytes(self, name: str, data: memoryview | bytes) -> None:
-        self._raise()
-        self._waiting.put((name, memoryview(data)))
-
-    def file(self, name: str, stored: Stored) -> None:
-        """A tensor as it is stored in another file."""
-        self._raise()
-        self._waiting.put((name, stored))
-
-    def finish(self) -> None:
-        self._end()
-        self._raise()
-
-    def _end(self) -> None:
-        if self._thread.is_alive():
-            self._waiting.put(None)
-            self._thread.join()
-
-    def _run(self) -> None:
-        while (each := self._waiting.get()) is not None:
-            if not self._failed:
-                name, data = each
-                try:
-                    if isinstance(data, Stored):
-                        self._shards.copy(name, data)
-                    else:
-                        self._shards.write(name, data)
-                except BaseException as error:
-                    self._failed.append(error)
-
-    def _raise(self) -> None:
-        if self._failed:
-            raise self._failed[0]
+        data = raw(value)
+        self._shards.write(name, data, first)
+        return len(data)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from peftctl.merge.layout import Layout
-from peftctl.merge.weights import FLOATS, Stored, Weights
+from peftctl.merge.weights import FLOATS, Stored, Weights, blocks, byte_size
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Values:
     wide: Collection[str] = ()
     rounded: Collection[str] = ()
     as_trained: Callable[[str, Any], Any] | None = None
-    given: Mapping[str, tuple[Weights, str]] = field(default_factory=dict)
+    given: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
 
     def disk(self, name: str) -> str | None:
         """The tensor of the base that the parameter ``name`` is; None for one that is new."""
@@ -67,25 +68,36 @@ class Values:
         """Some rows of a parameter that is not among the ``rounded``, in ``work_dtype``."""
         return self._read(name, which).to(self.work_dtype(name))
 
+    def pieces(self, name: str) -> Iterator[Any]:
+        """The parameter in ``work_dtype``, in pieces of whole rows where it need not be whole."""
+        shape = self.shape(name)
+        if name in self.rounded or not shape:
+            yield self.whole(name)
+            return
+        for cut in blocks(shape[0], byte_size("float32", shape[1:])):
+            yield self.rows(name, cut)
+
     def known(self, name: str) -> bool:
         """Whether there is a value."""
         return self.disk(name) is not None or self._given(name) is not None
 
     def _read(self, name: str, rows: slice | None = None) -> Any:
         if (held := self._given(name)) is not None:
-            return held[0].read(held[1], rows)
+            with Weights([held[0]]) as brought:
+                return brought.read(held[1], rows)
         disk = self.disk(name)
         assert disk is not None, f"{name} is not in the base model"
         return self.weights.read(disk, rows)
 
     def _found(self, name: str) -> Stored:
         if (held := self._given(name)) is not None:
-            return held[0].stored[held[1]]
+            with Weights([held[0]]) as brought:
+                return brought.stored[held[1]]
         disk = self.disk(name)
         assert disk is not None, f"{name} is not in the base model"
         return self.weights.stored[disk]
 
-    def _given(self, name: str) -> tuple[Weights, str] | None:
+    def _given(self, name: str) -> tuple[Path, str] | None:
         return self.given.get(name) or self.given.get(self.layout.tied.get(name, ""))
 
     def _usual(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -56,6 +57,7 @@ class Weights:
     def __init__(self, files: Sequence[Path]) -> None:
         self.stored: dict[str, Stored] = {}
         self._handles: dict[Path, int] = {}
+        self._opening = threading.Lock()
         for file in files:
             with file.open("rb") as handle:
                 begin = 8 + int(struct.unpack("<Q", handle.read(8).ljust(8, b"\xff"))[0])
@@ -88,16 +90,22 @@ class Weights:
 
     def bytes_of(self, name: str) -> Iterator[bytes]:
         """The tensor's bytes, in pieces."""
+        size = self.stored[name].size
+        for first in range(0, size, PIECE):
+            yield self.part_of(name, first, min(PIECE, size - first))
+
+    def part_of(self, name: str, first: int, size: int) -> bytes:
+        """``size`` of the tensor's bytes from ``first`` on, or as many as there are."""
         stored = self.stored[name]
-        for first in range(0, stored.size, PIECE):
-            piece = bytearray(min(PIECE, stored.size - first))
-            self._fill(memoryview(piece), stored, first)
-            yield bytes(piece)
+        piece = bytearray(max(0, min(size, stored.size - first)))
+        self._fill(memoryview(piece), stored, first)
+        return bytes(piece)
 
     def _fill(self, into: memoryview, stored: Stored, offset: int) -> None:
-        handle = self._handles.get(stored.file)
-        if handle is None:
-            handle = self._handles[stored.file] = os.open(stored.file, os.O_RDONLY)
+        with self._opening:
+            if stored.file not in self._handles:
+                self._handles[stored.file] = os.open(stored.file, os.O_RDONLY)
+            handle = self._handles[stored.file]
         done = 0
         while done < len(into):
             got = os.preadv(handle, [into[done : done + PIECE]], stored.start + offset + done)

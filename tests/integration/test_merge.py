@@ -267,8 +267,8 @@ def test_what_comes_apart_is_what_pefts_merge_makes_of_a_model_untied_by_hand(tm
 
 def test_an_embedding_s_update_is_what_numpy_makes_of_it(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path / "base", tiny.llama(tie_word_embeddings=False))
-    adapter = trained(folder, tmp_path / "adapter", "LORA", {"r": 4, "lora_alpha": 12, "target_modules": ["embed_tokens"]},
-                      "float32")  # fmt: skip
+    fields = {"r": 4, "lora_alpha": 12, "target_modules": ["embed_tokens"]}
+    adapter = trained(folder, tmp_path / "adapter", "LORA", fields, "float32")
     merged(adapter, folder, tmp_path / "out")
     held = {key.rpartition("embed_tokens.")[2]: value.numpy() for key, value in
             load_file(adapter / "adapter_model.safetensors").items()}  # fmt: skip
@@ -316,8 +316,8 @@ from peftctl.merge import stream
 from peftctl.merge.merge import Options, merge
 from peftctl.merge.source import open_source
 write = stream.Shards.write
-def slow(self, name, data):
-    write(self, name, data)
+def slow(self, name, data, first=0):
+    write(self, name, data, first)
     print("writing", flush=True)
     time.sleep(60)
 stream.Shards.write = slow
