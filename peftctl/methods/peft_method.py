@@ -2,64 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from peftctl.atomic import write_json
-from peftctl.errors import UsageError
 from peftctl.methods import continued
-from peftctl.methods.contract import Anatomy, BaseName, DataFacts, LowRank, MethodSettings
+from peftctl.methods.contract import Anatomy, BaseName, DataFacts, MethodSettings
+from peftctl.methods.defaults import Defaults
 
 CONFIG = "adapter_config.json"
 SETS = ("target_modules", "feedforward_modules", "modules_to_save", "target_parameters")
 
 
 @dataclass(frozen=True)
-class PeftMethod:
-    """A method with the defaults of the contract. ``parameters`` is each method's own."""
-
-    name: str
-    peft_type: str
-    settings: type[MethodSettings]
-    learning_rate: float
-    category: Literal["addition", "selection", "reparameterisation"] = "reparameterisation"
-    artifact: Literal["adapter", "model"] = "adapter"
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return self.settings.paths
-
-    @property
-    def words(self) -> str:
-        """What its module says of itself."""
-        return inspect.cleandoc(sys.modules[type(self).__module__].__doc__ or "")
-
-    @property
-    def penalty(self) -> Callable[[Any], Any] | None:
-        return None
-
-    @property
-    def after_update(self) -> Callable[[Any, int], None] | None:
-        return None
-
-    def contradictions(self, settings: Any) -> Iterable[tuple[str, str, str]]:
-        return ()
-
-    def resolve(self, settings: Any) -> MethodSettings:
-        resolved: MethodSettings = settings
-        self.refuse(settings)
-        return resolved
-
-    def refuse(self, settings: Any) -> None:
-        """Raises UsageError with the settings' contradictions, one a line."""
-        found = self.contradictions(settings)
-        if lines := [f"method.{name}: {why}" + (f"; allowed: {goes}" if goes else "") for name, why, goes in found]:
-            raise UsageError("\n".join(lines))
+class PeftMethod(Defaults):
+    """A method that PEFT has. ``parameters`` is each method's own."""
 
     def choose(self, model: Any) -> Sequence[str]:
         return ("all-linear",)
@@ -82,34 +42,11 @@ class PeftMethod:
     def loads_with(self, settings: Any) -> Literal["peft", "peftctl", "transformers"]:
         return "peft"
 
-    def targetable(self, model: Any) -> Mapping[str, tuple[int, int]] | None:
-        return None
-
-    def narrow(
-        self, model: Any, settings: Any, matched: Mapping[str, tuple[int, int]]
-    ) -> Mapping[str, tuple[int, int]]:
-        return matched
-
-    def clash(self, settings: Any, bits: int) -> tuple[str, str, str] | None:
-        return None
-
     def beside(self, model: Any, settings: Any) -> Mapping[str, tuple[int, ...]]:
         return {}
 
-    def built_on(self, settings: Any) -> Sequence[str]:
-        return ()
-
     def trains_own_layers(self, settings: Any) -> bool:
         return False
-
-    def rate(self, settings: Any, name: str) -> float:
-        return 1.0
-
-    def rounds(self, settings: Any) -> bool:
-        return False
-
-    def needs_base(self, settings: Any, folder: Path) -> str:
-        return ""
 
     def save(self, model: Any, settings: Any, base: BaseName, folder: Path) -> None:
         """As plain PEFT loads it, with the base named as plain PEFT needs it."""
@@ -141,9 +78,6 @@ class PeftMethod:
         set_peft_model_state_dict(peft_model, load_peft_weights(str(folder), device="cpu"))
         return peft_model.requires_grad_(False).eval()
 
-    def start_clash(self, settings: Any) -> tuple[str, str, str] | None:
-        return None
-
     def start_from(self, model: Any, settings: Any, folder: Path) -> None:
         from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
@@ -152,21 +86,6 @@ class PeftMethod:
         weights = load_peft_weights(str(folder), device="cpu")
         continued.check_tensors(weights, get_peft_model_state_dict(model, save_embedding_layers=False), folder)
         set_peft_model_state_dict(model, weights)
-
-    def virtual_tokens(self, settings: Any) -> int:
-        return 0
-
-    def positions(self, settings: Any) -> int:
-        return self.virtual_tokens(settings)
-
-    def finish(self, model: Any) -> None:
-        """Nothing."""
-
-    def leaves_out(self, settings: Any) -> bool:
-        return False
-
-    def low_rank(self, layer: Any) -> LowRank | None:
-        return None
 
 
 def own_fields(settings: MethodSettings) -> dict[str, Any]:

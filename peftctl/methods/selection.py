@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import Any, Literal
 from peftctl.atomic import write_json
 from peftctl.errors import UsageError
 from peftctl.methods import continued
-from peftctl.methods.contract import Anatomy, BaseName, DataFacts, LowRank, MethodSettings
+from peftctl.methods.contract import Anatomy, BaseName, DataFacts
+from peftctl.methods.defaults import Defaults
 from peftctl.methods.parts import left_alone, outside
 
 CONFIG = "peftctl_adapter.json"
@@ -73,15 +72,10 @@ def _selected(model: Any, names: Sequence[str], untrained: Mapping[str, Any]) ->
 
 
 @dataclass(frozen=True)
-class Selection:
-    """A method that selects parameters, with the defaults of the contract. ``selects`` is each method's own."""
+class Selection(Defaults):
+    """A method that selects parameters of the model. ``selects`` is each method's own."""
 
-    name: str
-    peft_type: str
-    settings: type[MethodSettings]
-    learning_rate: float
     category: Literal["addition", "selection", "reparameterisation"] = "selection"
-    artifact: Literal["adapter", "model"] = "adapter"
 
     def selects(self, model: Any, settings: Any) -> Sequence[str]:
         """The names of the parameters that are trained. Raises UsageError where the model has none."""
@@ -98,46 +92,11 @@ class Selection:
             )
         return names
 
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return self.settings.paths
-
-    @property
-    def words(self) -> str:
-        """What its module says of itself."""
-        return inspect.cleandoc(sys.modules[type(self).__module__].__doc__ or "")
-
-    @property
-    def penalty(self) -> Callable[[Any], Any] | None:
-        return None
-
-    @property
-    def after_update(self) -> Callable[[Any, int], None] | None:
-        return None
-
     def loads_with(self, settings: Any) -> Literal["peft", "peftctl", "transformers"]:
         return "peftctl"
 
-    def contradictions(self, settings: Any) -> Iterable[tuple[str, str, str]]:
-        return ()
-
-    def resolve(self, settings: Any) -> MethodSettings:
-        resolved: MethodSettings = settings
-        return resolved
-
     def choose(self, model: Any) -> Sequence[str]:
         return ()
-
-    def targetable(self, model: Any) -> Mapping[str, tuple[int, int]] | None:
-        return None
-
-    def narrow(
-        self, model: Any, settings: Any, matched: Mapping[str, tuple[int, int]]
-    ) -> Mapping[str, tuple[int, int]]:
-        return matched
-
-    def clash(self, settings: Any, bits: int) -> tuple[str, str, str] | None:
-        return None
 
     def beside(self, model: Any, settings: Any) -> Mapping[str, tuple[int, ...]]:
         parameters = dict(model.named_parameters())
@@ -151,20 +110,8 @@ class Selection:
             parameter.requires_grad_(True)
         return selected
 
-    def built_on(self, settings: Any) -> Sequence[str]:
-        return ()
-
     def trains_own_layers(self, settings: Any) -> bool:
         return True
-
-    def rate(self, settings: Any, name: str) -> float:
-        return 1.0
-
-    def rounds(self, settings: Any) -> bool:
-        return False
-
-    def needs_base(self, settings: Any, folder: Path) -> str:
-        return ""
 
     def parameters(self, settings: Any, anatomy: Anatomy) -> int:
         return sum(math.prod(shape) for shape in anatomy.beside.values())
@@ -179,29 +126,11 @@ class Selection:
     def load(self, model: Any, settings: Any, folder: Path) -> Any:
         return put(model, _read(folder))
 
-    def start_clash(self, settings: Any) -> tuple[str, str, str] | None:
-        return None
-
     def start_from(self, model: Any, settings: Any, folder: Path) -> None:
         there = continued.read_config(folder / CONFIG).get("method")
         if there != self.name:
             raise UsageError(f"{continued.SETTING}: {folder} is {there}, which {self.name} cannot go on from")
         fill(model, _read(folder), folder)
-
-    def virtual_tokens(self, settings: Any) -> int:
-        return 0
-
-    def positions(self, settings: Any) -> int:
-        return 0
-
-    def finish(self, model: Any) -> None:
-        """Nothing."""
-
-    def leaves_out(self, settings: Any) -> bool:
-        return False
-
-    def low_rank(self, layer: Any) -> LowRank | None:
-        return None
 
 
 def put(model: Any, trained: Mapping[str, Any]) -> Any:

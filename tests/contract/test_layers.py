@@ -20,7 +20,7 @@ NO_MEMBERS = {
     "__init__", "contract", "export", "turns", "peft_method", "lycoris", "described", "selection", "continued",
     "presets", "experts", "mixture", "start_text", "names", "lora_settings", "lora_places", "lora_plan", "lora_start",
     "generic", "generic_counts", "generic_facts", "generic_limits", "generic_settings", "generic_shapes",
-    "generic_special", "prefix_cache", "parts",
+    "generic_special", "prefix_cache", "parts", "defaults",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "safetensors", "huggingface_hub"}
 LIGHT = ("cli", "recipe", "methods", "tasks", "formats", "objectives", "errors", "settings", "example", "text", "data")
