@@ -151,7 +151,7 @@ def test_checkpointing_a_prefix_is_refused_before_weights_are_loaded(
     assert refused.value.message == (
         "method.name: prefix_tuning does not work with gradient checkpointing: RuntimeError: The size of tensor a (12) "
         "must match the size of tensor b (18) at non-singleton dimension 3; allowed: no checkpointing, or "
-        "method ia3, prompt_tuning or p_tuning"
+        "method lora, ia3 or adalora"
     )
 
 
