@@ -76,6 +76,9 @@ def recipes(draw: st.DrawFn) -> Recipe:
         seed=draw(st.integers(0, 2**32 - 1)),
         log_every=draw(many),
     )
+    every = draw(maybe(many))
+    if every is not None and train.max_steps is not None and every >= train.max_steps:
+        every = None  # it would have no effect
     return Recipe(
         model=ModelSettings(
             name=draw(text),
@@ -98,7 +101,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         ),
         output=draw(written),
         train=train,
-        eval=EvalSettings(every=draw(maybe(many)), choices=draw(maybe(choices))) if eval_rows else EvalSettings(),
+        eval=EvalSettings(every=every, choices=draw(maybe(choices))) if eval_rows else EvalSettings(),
         folder=FOLDER,
     )
 
