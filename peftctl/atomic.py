@@ -60,10 +60,8 @@ def publish_directory(target: Path) -> Iterator[Path]:
     with _writable(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear_left(target)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        aside, held = _beside(target)
     aside.chmod(_default_mode() | (_default_mode() & 0o444) >> 2)
-    held = os.open(aside, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)  # for as long as this process lives: see _clear_left
     try:
         yield aside
         for path in sorted(aside.rglob("*")):
@@ -83,6 +81,18 @@ def publish_directory(target: Path) -> Iterator[Path]:
     finally:
         os.close(held)
     sync(target.parent)
+
+
+def _beside(target: Path) -> tuple[Path, int]:
+    """A new folder that is to become ``target``, and a handle that holds its lock for as long as this process lives."""
+    while True:
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        with suppress(FileNotFoundError):  # another process may take it for a dead one's before it is locked
+            held = os.open(aside, os.O_RDONLY)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if aside.exists():
+                return aside, held
+            os.close(held)
 
 
 def _clear_left(target: Path) -> None:

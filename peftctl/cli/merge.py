@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,6 +84,8 @@ def _named(paths: list[Path], adapters: list[str]) -> tuple[Path, list[tuple[Pat
         raise UsageError(f"merge takes {said} (found {' '.join(map(str, paths))})")
     if not adapters:
         return paths[1], [(paths[0], 1.0)]
+    if len(adapters) == 1:
+        raise UsageError(f"--adapter: names one of several (found {adapters[0]} alone)", "merge RUN OUT merges one")
     return paths[0], [_weighed(each) for each in adapters]
 
 
@@ -90,9 +93,12 @@ def _weighed(written: str) -> tuple[Path, float]:
     path, colon, weight = written.rpartition(":")
     if colon and not Path(written).exists():
         try:
-            return Path(path), float(weight)
+            number = float(weight)
         except ValueError:
-            raise UsageError(f"--adapter: {weight!r} is no weight (found {written}); allowed: RUN:0.7") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise UsageError(f"--adapter: {weight!r} is no weight (found {written}); allowed: RUN:0.7")
+        return Path(path), number
     return Path(written), 1.0
 
 

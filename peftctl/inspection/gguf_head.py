@@ -6,22 +6,18 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; every length that a f
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO, NoReturn
 
 from peftctl.errors import UsageError
 from peftctl.inspection import bounded, roles
 from peftctl.inspection.weights import Disk, most_first
+from peftctl.model.gguf_reader import ALIGNMENT, STRING, Reader
 
-ARRAY, STRING = 9, 8
-WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of each plain type
-MOST_KEYS, MOST_TENSORS, MOST_ITEMS, LONGEST_TEXT = 10_000, 1_000_000, 4_000_000, 4_000_000
+MOST_KEYS, MOST_TENSORS = 10_000, 1_000_000
 KEPT_ITEMS = 4096  # of an array in the copy: settings by layer are short, and vocabularies long
-ALIGNMENT = 32
 
 
 @dataclass(frozen=True)
@@ -47,61 +43,11 @@ class Head:
     settings: bytes
 
 
-class _Reader:
-    """The file from its beginning; whatever goes beyond its end is an error that says so."""
-
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self.file, self.size = path, file, os.fstat(file.fileno()).st_size
-
-    def fail(self, what: str) -> NoReturn:
-        raise UsageError(f"{self.path} is no GGUF file that can be read, or is cut short: {what}")
-
-    def take(self, count: int) -> bytes:
-        raw = self.file.read(count) if count <= self.size else b""
-        if len(raw) != count:
-            self.fail(f"{count:,} bytes are said to stand at {self.file.tell() - len(raw):,} of {self.size:,}")
-        return raw
-
-    def number(self, form: str) -> int:
-        value: int = struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))[0]
-        return value
-
-    def text(self) -> bytes:
-        length = self.number("Q")
-        if length > LONGEST_TEXT:
-            self.fail(f"a text of {length:,} bytes; allowed: {LONGEST_TEXT:,}")
-        return self.take(length)
-
-    def skip_value(self, kind: int, *, inside: bool = False) -> int:
-        """Go past a value; how many items it has, 1 where it is no array."""
-        if kind == STRING:
-            self.text()
-        elif kind in WIDTHS:
-            self.take(WIDTHS[kind])
-        elif kind == ARRAY and not inside:
-            kind, count = self.number("I"), self.number("Q")
-            if count > MOST_ITEMS:
-                self.fail(f"a list of {count:,} items; allowed: {MOST_ITEMS:,}")
-            if kind in WIDTHS:
-                self.take(WIDTHS[kind] * count)
-            else:
-                for _ in range(count):
-                    self.skip_value(kind, inside=True)
-            return count
-        else:
-            self.fail(f"a value of no known type ({kind})")
-        return 1
-
-
 def head(path: Path) -> Head:
     """Raises UsageError where the file is no GGUF, is cut short, or says of itself what is not so."""
     with bounded.opened(path) as file:
-        reader = _Reader(path, file)
-        if reader.take(4) != b"GGUF":
-            reader.fail("it does not begin with GGUF")
-        version, tensors, keys = reader.number("I"), reader.number("Q"), reader.number("Q")
-        if version not in (2, 3):
-            reader.fail(f"version {version}; allowed: 2, 3")
+        reader = Reader(path, file)
+        version, tensors, keys = reader.begin()
         if keys > MOST_KEYS or tensors > MOST_TENSORS:
             reader.fail(f"{keys:,} settings and {tensors:,} tensors; allowed: {MOST_KEYS:,} and {MOST_TENSORS:,}")
         kept, architecture = _settings(reader, keys)
@@ -125,7 +71,7 @@ def head(path: Path) -> Head:
     )
 
 
-def _settings(reader: _Reader, keys: int) -> tuple[list[bytes], str]:
+def _settings(reader: Reader, keys: int) -> tuple[list[bytes], str]:
     """Each setting's bytes, long lists left out, and the name of the architecture."""
     kept, architecture = [], ""
     for _ in range(keys):
@@ -143,7 +89,7 @@ def _settings(reader: _Reader, keys: int) -> tuple[list[bytes], str]:
     return kept, architecture
 
 
-def _tensor(reader: _Reader) -> tuple[str, tuple[int, ...], str, int, int]:
+def _tensor(reader: Reader) -> tuple[str, tuple[int, ...], str, int, int]:
     """Name, shape, dtype, where its bytes begin and how many they are."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 

@@ -123,10 +123,11 @@ def import_lean() -> None:
         sys.modules[name] = None  # type: ignore[assignment]
     sys.meta_path.insert(0, _stand_ins)
     import torch
+    from torch import library
 
     torch.distributed.is_available = lambda: False
     torch.compiler.disable = torch.compiler.allow_in_graph = torch.compiler.assume_constant_result = _Nothing
-    _rules.append(torch.library.Library("aten", "IMPL", "Meta"))
+    _rules.append(library.Library("aten", "IMPL", "Meta"))
     _rules[0].impl("where.self", _where)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ from typing import Any
 
 from peftctl.atomic import write_json
 from peftctl.errors import UsageError, VerificationError
+from peftctl.inspection.keys import some
 from peftctl.merge.source import CONFIG, WEIGHTS, Part, Source
 from peftctl.merge.weights import Weights
 
 PREFIX = "base_model.model."
 MERGED = "merged"
-SHOWN = 3
 # What PEFT warns of: tied embeddings come apart here where they have to, a transposed layer is known by its class, and
 # missing tensors are named below.
 KNOWN = (
@@ -83,7 +84,8 @@ def _put(model: Any, source: Source, combine: Combine, given: Mapping[str, str],
         peft_model = first.method.load(model, first.settings, folder)
         for number, part in enumerate(others, start=1):
             peft_model.load_adapter(part.folder, adapter_name=f"part{number}")
-    except (RuntimeError, KeyError, ValueError) as error:  # PEFT's ways of refusing a model
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, re.error) as error:
+        # PEFT's ways of refusing a model, and what it stumbles over in a config that nobody checked
         told = str(error).strip().split("\n")
         raise UsageError(f"{first.folder} does not fit {source.base.name}: {' '.join(told[:2])}") from error
     if not getattr(peft_model, "selected", ()):
@@ -126,11 +128,11 @@ def _account(peft_model: Any, name: str, part: Part, given: Mapping[str, str]) -
         found = set(weights.stored) - set(given.values())
     if strays := sorted(found - expected):
         raise VerificationError(
-            f"{part.folder}: {_some(strays)} of its tensors have no place in the model; nothing was published",
+            f"{part.folder}: {some(strays)} of its tensors have no place in the model; nothing was published",
             "it was made by another version of peft, or for another model",
         )
     if missing := sorted(expected - found):
-        raise VerificationError(f"{part.folder} lacks {_some(missing)} that its config asks for; nothing was published")
+        raise VerificationError(f"{part.folder} lacks {some(missing)} that its config asks for; nothing was published")
 
 
 def _without(folder: Path, given: Mapping[str, str], scratch: Path) -> Path:
@@ -146,8 +148,3 @@ def _without(folder: Path, given: Mapping[str, str], scratch: Path) -> Path:
 def _saved_whole(part: Part) -> Sequence[str]:
     config = part.folder / CONFIG
     return json.loads(config.read_text("utf-8")).get("modules_to_save") or () if config.exists() else ()
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

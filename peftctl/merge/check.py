@@ -11,6 +11,7 @@ from typing import Any
 
 from peftctl.errors import VerificationError
 from peftctl.fast import equal
+from peftctl.inspection.keys import some
 from peftctl.merge import pages
 from peftctl.merge.blank import clear
 from peftctl.merge.plan import Prepared
@@ -51,7 +52,7 @@ def tensors(prepared: Prepared, written: Weights) -> dict[str, Any]:
             wrong.append(name)
     if wrong:
         raise VerificationError(
-            f"{_some(wrong)} of the tensors written differ from the base's and should not; nothing was published"
+            f"{some(wrong)} of the tensors written differ from the base's and should not; nothing was published"
         )
     moved = [name for name in changed if name not in lost]
     if not moved:
@@ -190,8 +191,3 @@ def _as_base(name: str, parameter: str, prepared: Prepared) -> Iterator[bytes] |
     dtype = getattr(torch, values.out_dtype(parameter))
     plain = replace(values, rounded=())
     return (bytes(raw(piece.to(dtype))) for piece in plain.pieces(parameter))
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -6,6 +6,7 @@ import gc
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ class Text:
 
 def fits(source: Source) -> bool:
     """Whether one whole model in float32 takes less than half of the memory that is free."""
-    stored = identity.weight_bytes(source.base.folder)
-    return 2 * stored <= SHARE * memory.available()
+    with Weights(identity.weight_files(source.base.folder)) as weights:
+        numbers = sum(prod(stored.shape) for stored in weights.stored.values())
+    return 4 * numbers <= SHARE * memory.available()
 
 
 def models(

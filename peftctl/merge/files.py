@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from peftctl.atomic import write_json, write_text
 from peftctl.generate import stop_ids
 from peftctl.merge.source import Source
 from peftctl.model import load
+from peftctl.model.locate import Base
 
 LARGEST = 50_000_000
 # Of the base's folder: what is made anew here, or belongs to the folder as it was published.
@@ -40,10 +42,15 @@ def config(source: Source, folder: Path, changes: Mapping[str, Any], dtype: str 
     write_json(folder / "config.json", said)
 
 
+def with_tokenizer(source: Source) -> Base:
+    """The base, in the folder that the tokenizer is taken from: the adapter's, which has it as training had it."""
+    has = any(source.part.folder.glob("tokenizer*"))
+    return replace(source.base, folder=source.part.folder) if has else source.base
+
+
 def others(source: Source, folder: Path) -> None:
-    """The tokenizer with its chat template, as training had it, and whatever else the base needs."""
-    trained = source.part.folder
-    if any(trained.glob("tokenizer*")):
+    """The tokenizer with its chat template, and whatever else the base needs."""
+    if (trained := with_tokenizer(source).folder) != source.base.folder:
         _copy(trained, folder, ADAPTERS)
     _copy(source.base.folder, folder, (*OWN, *WEIGHT_FILES))
 
@@ -52,7 +59,7 @@ def generation(source: Source, model_config: Any, folder: Path) -> None:
     """The base's generation config, with every token that ends a text since training."""
     from transformers import GenerationConfig
 
-    tokenizer = load.load_tokenizer(_at(source, folder), source.model)
+    tokenizer = load.load_tokenizer(replace(source.base, folder=folder), source.model)
     if (source.base.folder / "generation_config.json").exists():
         settings = GenerationConfig.from_pretrained(source.base.folder)
     else:
@@ -96,9 +103,3 @@ def _copy(here: Path, there: Path, but: tuple[str, ...]) -> None:
             continue
         if not (there / path.name).exists():
             shutil.copyfile(path, there / path.name)
-
-
-def _at(source: Source, folder: Path) -> Any:
-    from dataclasses import replace
-
-    return replace(source.base, folder=folder)

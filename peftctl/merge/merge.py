@@ -20,7 +20,6 @@ from peftctl.merge.source import Source
 from peftctl.merge.weights import Weights
 from peftctl.model import identity, load, prequantized
 
-DTYPES = ("float32", "bfloat16", "float16")
 SPARE = 200_000_000  # bytes beside the weights
 
 
@@ -42,6 +41,8 @@ def merge(source: Source, out: Path, options: Options, note: Callable[[str], Non
     Raises UsageError where it cannot be merged or ``out`` holds something else, MachineError where disk or memory do
     not suffice, VerificationError where what was written is not what was to be written. Then ``out`` is as it was.
     """
+    if out.exists() and not (out / "manifest.json").exists():  # before hashing what may be large
+        raise UsageError(f"{out}: exists already", "name another place, or remove it first")
     asked = {"sources": source.facts(), "options": asdict(options)}
     if (there := _already(out, asked)) is not None:
         note(f"{out} holds this already")
@@ -57,12 +58,13 @@ def merge(source: Source, out: Path, options: Options, note: Callable[[str], Non
 def write(source: Source, folder: Path, options: Options, note: Callable[[str], None]) -> dict[str, Any]:
     """Fill the empty ``folder`` with the merged model, checked; what was done and found, for the manifest."""
     config = load.load_config(source.base, source.model)
+    load.load_tokenizer(files.with_tokenizer(source), source.model)  # what is wrong with it is said before weights are
     kept = prequantized.found(config)
     with (
         Weights(identity.weight_files(source.base.folder)) as weights,
         tempfile.TemporaryDirectory(prefix="peftctl-merge-") as scratch,
     ):
-        dtype = options.dtype or _usual(weights, source)
+        dtype = options.dtype or weights.usual()
         try:
             if kept is not None:
                 raise Together(f"its weights are quantised as they come ({kept})")
@@ -88,9 +90,11 @@ def _by_layers(
 ) -> dict[str, Any]:
     size = sum(tensor.size for tensor in prepared.plan.wanted.values())
     _check_room(folder, size)
+    note(f"writing {size / 1e9:.3g} GB of weights")
     began = time.monotonic()
     stream.write(prepared.plan, prepared.values, folder, options.shard_bytes)
     written = time.monotonic()
+    note("comparing what was written with base and adapter")
     files.config(source, folder, prepared.config, options.dtype)
     with check.files(folder) as weights:
         found = {**check.tensors(prepared, weights), **check.layers(prepared, weights)}
@@ -147,15 +151,6 @@ def _onto(source: Source, options: Options) -> str:
     if source.model.quantization is None:
         return "the base's weights"
     return "the base's weights as they are stored" if options.original else "the base's weights as training saw them"
-
-
-def _usual(weights: Weights, source: Source) -> str:
-    sizes: dict[str, int] = {}
-    for stored in weights.stored.values():
-        if stored.dtype in DTYPES:
-            sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.size
-    usual = source.model.dtype if source.model.dtype in DTYPES else "float32"
-    return max(sizes, key=lambda dtype: sizes[dtype], default=usual)
 
 
 def _check_room(folder: Path, size: int) -> None:

@@ -13,7 +13,7 @@ from peftctl.merge import adapters, as_trained, stream
 from peftctl.merge.adapters import Combine
 from peftctl.merge.blank import blank, is_blank
 from peftctl.merge.layout import layout
-from peftctl.merge.shards import Wanted, raw
+from peftctl.merge.shards import NAMES, Wanted, raw
 from peftctl.merge.source import WEIGHTS, Source
 from peftctl.merge.stream import Plan
 from peftctl.merge.units import Unit, units
@@ -140,6 +140,8 @@ def _wanted(
         name = parameters.get(disk, "")
         if name in where.tied and name not in untied:
             continue  # a second copy, which is not read
+        if tensor.dtype not in NAMES:
+            raise Together(f"{disk} is kept as {tensor.dtype}")
         shape = values.shape(name) if name else tensor.shape
         wanted[disk] = Wanted(values.out_dtype(name) if name else tensor.dtype, shape)
         from_parameter[disk] = name

@@ -10,6 +10,7 @@ from typing import Any
 
 from peftctl.atomic import inventory
 from peftctl.errors import UsageError
+from peftctl.inspection.keys import some
 from peftctl.methods import METHODS, Method
 from peftctl.model import identity, locate
 from peftctl.model.locate import Base
@@ -86,6 +87,7 @@ def open_source(path: Path, base: Path | None, note: Callable[[str], None], *, f
     run.check_intact()
     recipe = at_base(run, base)
     found = locate.locate(recipe, note)
+    identity.check_whole(found.folder)
     forced = ""
     try:
         identity.check(found, run.manifest["base"])
@@ -134,7 +136,13 @@ def _of_adapter(folder: Path, base: Path | None, note: Callable[[str], None]) ->
     if task is None:
         allowed = ", ".join(task.peft_type for task in TASKS.values())
         raise UsageError(f"{folder}: made for the task {task_type}; allowed: {allowed}")
-    named = str(base) if base is not None else str(config.get("base_model_name_or_path") or "")
+    said = config.get("base_model_name_or_path") or ""
+    if not isinstance(said, str):
+        raise UsageError(f"{folder / CONFIG}: base_model_name_or_path is no text (found {said!r})")
+    fields = table("peft_configs")["methods"].get(method.name)
+    if strange := [name for name in config if fields and name not in fields]:
+        note(f"{folder / CONFIG}: the installed peft does not know {some(strange)}, and leaves that out")
+    named = str(base) if base is not None else said
     if not named:
         raise UsageError(f"{folder} does not say what its base model is", "name it with --base")
     revision = None if base is not None or Path(named).expanduser().exists() else config.get("revision")
@@ -142,6 +150,7 @@ def _of_adapter(folder: Path, base: Path | None, note: Callable[[str], None]) ->
     known: dict[str, Any] = {"name": method.name, "modules_to_save": tuple(config.get("modules_to_save") or ())}
     settings = method.settings.model_construct(**known)
     found = locate.find(model, Path(named).expanduser().absolute(), note)
+    identity.check_whole(found.folder)
     return Source((Part(folder, method, settings),), found, model, task, None)
 
 

@@ -40,15 +40,15 @@ class Plan:
     ready: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write(plan: Plan, values: Values, folder: Path, most: int, done: Callable[[int], None] = lambda _: None) -> None:
-    """Fill ``folder`` with the merged weights in files of up to ``most`` bytes. ``done`` hears how many bytes of them
-    are on their way. Raises VerificationError naming a tensor with numbers that are not finite."""
+def write(plan: Plan, values: Values, folder: Path, most: int) -> None:
+    """Fill ``folder`` with the merged weights in files of up to ``most`` bytes.
+
+    Raises VerificationError naming a tensor with numbers that are not finite.
+    """
     names = {parameter: name for name, parameter in plan.from_parameter.items() if parameter}
     with Shards(folder, plan.wanted, most) as shards, _Workers(shards) as workers:
         begun: set[str] = set()
-        total = 0
         for name in plan.wanted:
-            total += plan.wanted[name].size
             if name in begun:
                 continue
             parameter = plan.from_parameter[name]
@@ -60,7 +60,6 @@ def write(plan: Plan, values: Values, folder: Path, most: int, done: Callable[[i
                 workers.file(name, values.weights.stored[(values.disk(parameter) if parameter else None) or name])
             else:
                 workers.tensor(name, values.pieces(parameter))
-            done(total)
         workers.finish()
         shards.finish()
 

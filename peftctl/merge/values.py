@@ -37,7 +37,7 @@ class Values:
         """The dtype in which the parameter is written."""
         disk = self.disk(name)
         if disk is None:
-            return self.asked or self._usual()
+            return self.asked or self.weights.usual()
         stored = self.weights.stored[disk].dtype
         return self.asked if self.asked and stored in FLOATS and name not in self.wide else stored
 
@@ -99,11 +99,3 @@ class Values:
 
     def _given(self, name: str) -> tuple[Path, str] | None:
         return self.given.get(name) or self.given.get(self.layout.tied.get(name, ""))
-
-    def _usual(self) -> str:
-        """The dtype that most of the base's numbers have."""
-        sizes: dict[str, int] = {}
-        for stored in self.weights.stored.values():
-            if stored.dtype in FLOATS:
-                sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.size
-        return max(sizes, key=lambda dtype: sizes[dtype], default="float32")

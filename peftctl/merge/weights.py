@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from peftctl.errors import MachineError
+from peftctl.errors import MachineError, UsageError
 from peftctl.model import identity
 
 PIECE = 8 * 2**20  # bytes that are read or written at once
@@ -62,10 +62,17 @@ class Weights:
             with file.open("rb") as handle:
                 begin = 8 + int(struct.unpack("<Q", handle.read(8).ljust(8, b"\xff"))[0])
             found = {name: entry for name, entry in identity.header(file).items() if name != "__metadata__"}
-            for name, entry in sorted(found.items(), key=lambda item: item[1]["data_offsets"][0]):
-                first, last = entry["data_offsets"]
-                dtype = DTYPES.get(entry["dtype"], entry["dtype"].lower())
-                self.stored[name] = Stored(file, dtype, tuple(entry["shape"]), begin + first, last - first)
+            try:
+                for name, entry in sorted(found.items(), key=lambda item: item[1]["data_offsets"][0]):
+                    first, last = entry["data_offsets"]
+                    dtype = DTYPES.get(entry["dtype"], entry["dtype"])
+                    self.stored[name] = Stored(file, dtype, tuple(entry["shape"]), begin + first, last - first)
+            except (KeyError, TypeError, ValueError):
+                raise UsageError(f"{file} is no safetensors file: a tensor's entry in its header is none") from None
+            if max((each.start + each.size for each in self.stored.values() if each.file == file), default=0) > (
+                size := file.stat().st_size
+            ):
+                raise UsageError(f"{file} is not whole: it ends at {size:,} bytes, before its tensors do")
 
     def __enter__(self) -> Weights:
         return self
@@ -74,6 +81,14 @@ class Weights:
         for handle in self._handles.values():
             os.close(handle)
         self._handles.clear()
+
+    def usual(self) -> str:
+        """The dtype that most of the numbers have."""
+        sizes: dict[str, int] = {}
+        for stored in self.stored.values():
+            if stored.dtype in FLOATS:
+                sizes[stored.dtype] = sizes.get(stored.dtype, 0) + stored.size
+        return max(sizes, key=lambda dtype: sizes[dtype], default="float32")
 
     def read(self, name: str, rows: slice | None = None) -> Any:
         """The tensor as it is stored, or these ``rows`` of its first dimension."""

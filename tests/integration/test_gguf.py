@@ -17,7 +17,11 @@ MODEL = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"nonsense", "does not begin with GGUF"), (b"", "does not begin with GGUF"), (b"GGUF\x03\0\0", "cannot be read")],
+    [
+        (b"nonsense", "does not begin with GGUF"),
+        (b"", "does not begin with GGUF"),
+        (b"GGUF\x03\0\0", "can(not)? be read"),
+    ],
 )
 def test_what_is_no_gguf_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "model.gguf"
@@ -71,7 +75,7 @@ def test_a_file_cut_short_anywhere_is_said_to_be(tmp_path: Path) -> None:
     path = tmp_path / "cut.gguf"
     for end in range(4, len(content) - 64, 37):
         path.write_bytes(content[:end])
-        with pytest.raises(UsageError, match=r"is not whole|it ends within its own head") as refused:
+        with pytest.raises(UsageError, match=r"is not whole|is cut short") as refused:
             gguf.plain_folder(path, lambda _: None)
         assert refused.value.hint == "fetch or copy it again"
 
@@ -84,7 +88,7 @@ def test_a_head_that_says_what_cannot_be_is_refused_at_once(tmp_path: Path) -> N
         path.write_bytes(
             content[:at] + value.to_bytes(8 if at > 4 else 4, "little") + content[at + (8 if at > 4 else 4) :]
         )
-        with pytest.raises(UsageError, match="cannot be read as a GGUF model: it "):
+        with pytest.raises(UsageError, match="no GGUF file that can be read"):
             gguf.plain_folder(path, lambda _: None)
 
 

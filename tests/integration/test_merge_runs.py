@@ -260,3 +260,103 @@ def test_export_to_merged_is_the_same_merge(tmp_path: Path, run: Path) -> None:
     assert differing(tensors(tmp_path / "exported"), tensors(tmp_path / "out")) == []
     with pytest.raises(UsageError, match="a merged model already"):
         open_source(tmp_path / "exported", None, lambda _: None)
+
+
+# What users get wrong
+
+
+def edited(adapter: Path, to: Path, **fields: Any) -> Path:
+    made = copied(adapter, to)
+    (made / "manifest.json").unlink(missing_ok=True)
+    config = json.loads((made / "adapter_config.json").read_text())
+    (made / "adapter_config.json").write_text(json.dumps({**config, **fields}))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"peft_type": ["LORA"]}, "peft_type is .*which the installed peft does not have"),
+        ({"r": "x"}, "does not fit"),
+        ({"r": 8}, "does not fit .*size mismatch"),
+        ({"lora_alpha": None}, "does not fit"),
+        ({"target_modules": "(["}, "does not fit .*unterminated"),
+        ({"target_modules": ["nope"]}, "does not fit .*nope"),
+        ({"base_model_name_or_path": 5}, "is no text"),
+        ({"task_type": "SEQ_CLS"}, "made for the task SEQ_CLS; allowed: CAUSAL_LM"),
+    ],
+    ids=str,
+)
+def test_a_config_that_cannot_be_is_refused(
+    tmp_path: Path, run: Path, tiny_model: Path, fields: dict[str, Any], said: str
+) -> None:
+    adapter = edited(run / "adapter", tmp_path / "adapter", **fields)
+    with pytest.raises((UsageError, VerificationError), match=said):
+        merge(open_source(adapter, None if "base_model_name_or_path" in fields else tiny_model, lambda _: None),
+              tmp_path / "out", Options())  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_field_that_peft_does_not_know_is_told(tmp_path: Path, run: Path, tiny_model: Path) -> None:
+    heard: list[str] = []
+    open_source(run / "adapter", tiny_model, heard.append)
+    assert heard == []
+    open_source(edited(run / "adapter", tmp_path / "adapter", of_tomorrow=1), tiny_model, heard.append)
+    assert ["does not know of_tomorrow" in text for text in heard] == [True]
+
+
+@pytest.mark.parametrize("kept", [500, -500])
+def test_files_that_are_cut_short_are_named_before_anything_is_written(
+    tmp_path: Path, run: Path, tiny_model: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "write", lambda *_: pytest.fail("it was written"))
+    adapter, base = copied(run / "adapter", tmp_path / "adapter"), copied(tiny_model, tmp_path / "base")
+    for folder, name in ((adapter, "adapter_model.safetensors"), (base, "model.safetensors")):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:kept])
+        with pytest.raises(UsageError, match=rf"{name} is not? (whole|safetensors file)"):
+            merge(open_source(adapter, base, lambda _: None), tmp_path / "out", Options())
+        (folder / name).write_bytes(whole)
+
+
+def test_a_base_without_a_tokenizer_is_refused_before_anything_is_written(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "write", lambda *_: pytest.fail("it was written"))
+    adapter = copied(run / "adapter", tmp_path / "adapter")
+    for file in (*adapter.glob("tokenizer*"), *adapter.glob("chat*")):
+        file.unlink()
+    base = tmp_path / "base"
+    tiny.llama().save_pretrained(base)
+    with pytest.raises(UsageError, match=r"the tokenizer of .* cannot be loaded"):
+        merge(open_source(adapter, base, lambda _: None), tmp_path / "out", Options())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["RUN"], "merge takes RUN and OUT"),
+        (["RUN", "OUT", "more"], "merge takes RUN and OUT"),
+        (["OUT", "--adapter", "RUN:0.7"], "names one of several"),
+        (["OUT", "--adapter", "RUN:x", "--adapter", "RUN"], "'x' is no weight"),
+        (["OUT", "--adapter", "RUN:nan", "--adapter", "RUN"], "'nan' is no weight"),
+        (["OUT", "--adapter", "RUN", "--adapter", "RUN", "--combine", "ties"], "needs --density"),
+        (["OUT", "--adapter", "RUN", "--adapter", "RUN", "--density", "0.5"], "has no effect with linear"),
+        (["RUN", "OUT", "--combine", "cat"], "has no effect on one adapter"),
+        (["RUN", "OUT", "--shard-size", "0"], "no size"),
+        (["RUN", "OUT", "--shard-size", "nanGB"], "no size"),
+        (["RUN", "OUT", "--dtype", "bf16"], "did you mean bfloat16"),
+        (["RUN", "OUT", "--onto", "original"], "whose base was not quantised"),
+    ],
+    ids=" ".join,
+)
+def test_words_that_will_not_do_are_refused(tmp_path: Path, run: Path, arguments: list[str], said: str) -> None:
+    from typer.testing import CliRunner
+
+    from peftctl.cli import app
+
+    words = [word.replace("RUN", str(run)).replace("OUT", str(tmp_path / "out")) for word in arguments]
+    result = CliRunner().invoke(app, ["merge", *words])
+    assert result.exit_code == 2
+    assert said in result.output
+    assert not (tmp_path / "out").exists()
