@@ -32,7 +32,6 @@ class Prepared:
 
     plan: Plan
     values: Values
-    model: Any
     units: tuple[Unit, ...]
     changed: tuple[str, ...]
     config: Mapping[str, Any]
@@ -71,12 +70,12 @@ def prepare(
     if untied:
         changes["tie_word_embeddings"] = False
     plan = Plan(wanted, from_parameter, by_parameter, ready)
-    trained = {*brought, *by_parameter, *values.rounded, *peft_selected(peft_model)}
+    trained = {*brought, *by_parameter, *values.rounded, *_selected(peft_model)}
     changed = tuple(name for name, parameter in from_parameter.items() if parameter in trained)
-    return Prepared(plan, values, peft_model, found, changed, changes)
+    return Prepared(plan, values, found, changed, changes)
 
 
-def peft_selected(peft_model: Any) -> tuple[str, ...]:
+def _selected(peft_model: Any) -> tuple[str, ...]:
     """The model's own parameters that were trained in place."""
     return tuple(getattr(peft_model, "selected", ()))
 
@@ -114,7 +113,7 @@ def _wide(model: Any) -> tuple[str, ...]:
 
 def _ready(peft_model: Any, by_parameter: Mapping[str, Unit]) -> dict[str, Any]:
     """Parameters outside the units that loading the adapter has given their values: biases, and what was selected."""
-    selected = set(peft_selected(peft_model))
+    selected = set(_selected(peft_model))
     found = {}
     for name, parameter in peft_model.get_base_model().named_parameters(remove_duplicate=False):
         if name not in by_parameter and not is_blank(parameter) and (parameter.dim() < 2 or name in selected):

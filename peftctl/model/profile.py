@@ -54,7 +54,7 @@ def profile(model: Any, task: Task, slices_logits: bool, dtype: Any, virtual: in
         head = Head(head.module, fused_sum(head.weight))
     why_not = "its virtual tokens stand before each row" if virtual else _why_not_packed(model, base, task, rows, dtype)
     model.zero_grad(set_to_none=True)
-    return Profile(not why_not, why_not, head, slices_logits, virtual, looks_ahead(model))
+    return Profile(not why_not, why_not, head, slices_logits, virtual, task.causal and looks_ahead(model))
 
 
 def _rows(base: Any) -> list[Encoded]:
