@@ -26,7 +26,7 @@ LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "d
 EXACT: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("LORA", LORA),
     "lora with dropout": ("LORA", {**LORA, "lora_dropout": 0.1}),
-    "rslora": ("LORA", {**LORA, "use_rslora": True}),
+    "rslora": ("LORA", {**LORA, "use_rslora": True, "lora_alpha": 7}),  # a scale that rounds
     "dora": ("LORA", {**LORA, "use_dora": True}),
     "patterns": ("LORA", {**LORA, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 3}}),
     "layers": ("LORA", {**LORA, "layers_to_transform": [1]}),
@@ -190,9 +190,10 @@ def test_what_stays_the_same_stays_tied(tmp_path: Path, fields: dict[str, Any]) 
     assert differing(tensors(tmp_path / "out"), by_peft(folder, adapter, tmp_path / "peft", "float32")) == []
 
 
-def test_biases_that_were_trained_arrive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dora", [False, True], ids=["by rows", "whole"])
+def test_biases_that_were_trained_arrive(tmp_path: Path, dora: bool) -> None:
     folder = tiny.save(tmp_path / "qwen2", tiny.qwen2())
-    fields = {"target_modules": ["q_proj", "down_proj"], "bias": "all"}
+    fields = {"target_modules": ["q_proj", "down_proj"], "bias": "all", "use_dora": dora}
     adapter = trained(folder, tmp_path / "adapter", "LORA", fields, "float32")
     merged(adapter, folder, tmp_path / "out")
     found = tensors(tmp_path / "out")
