@@ -19,7 +19,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from peftctl.errors import MachineError, UsageError
+from peftctl.errors import MachineError, UsageError, VerificationError
+
+# What the names end in of files and folders that are not complete.
+PARTIAL = ".partial"
+SEAL = "sha256_of_the_rest"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -28,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
     Raises OSError, or MachineError where its folder takes no file; the old file then still stands.
     """
     with _writable(path.parent):
-        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -46,6 +50,30 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """``write_text`` of indented JSON; NaN and infinities are refused, since no JSON reader takes them."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """``write_json`` of an object with a hash of itself, so that no byte of the file can change unnoticed."""
+    write_text(path, _sealed(value))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What ``write_sealed`` wrote. Raises VerificationError where the file is not what it was, OSError where it is
+    not there."""
+    found = path.read_bytes()
+    try:
+        value = json.loads(found)
+        value.pop(SEAL)
+        if _sealed(value).encode() == found:
+            return dict(value)
+    except (ValueError, AttributeError, KeyError, RecursionError):
+        pass
+    raise VerificationError(f"{path} is damaged: it is not what was written")
+
+
+def _sealed(value: dict[str, Any]) -> str:
+    seal = hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return json.dumps({**value, SEAL: seal}, indent=2, allow_nan=False) + "\n"
 
 
 @contextmanager
@@ -86,7 +114,7 @@ def publish_directory(target: Path) -> Iterator[Path]:
 def _beside(target: Path) -> tuple[Path, int]:
     """A new folder that is to become ``target``, and a handle that holds its lock for as long as this process lives."""
     while True:
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent))
         with suppress(FileNotFoundError):  # another process may take it for a dead one's before it is locked
             held = os.open(aside, os.O_RDONLY)
             fcntl.flock(held, fcntl.LOCK_EX)
@@ -97,12 +125,24 @@ def _beside(target: Path) -> tuple[Path, int]:
 
 def _clear_left(target: Path) -> None:
     """Remove folders that were to become ``target`` and whose writers are gone."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+    clear_partial(target.parent, target.name)
+
+
+def clear_partial(folder: Path, name: str = "*") -> None:
+    """Remove from ``folder`` what was to become ``name`` there, or anything, and whose writers are gone.
+
+    Only folders are locked by their writers: that no one writes a file there now is for the caller to know.
+    """
+    escaped = name if name == "*" else glob.escape(name)
+    for left in folder.glob(f".{escaped}.*{PARTIAL}"):
         with suppress(OSError):
             handle = os.open(left, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left, ignore_errors=True)
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                elif name == "*":
+                    left.unlink()
             finally:
                 os.close(handle)
 

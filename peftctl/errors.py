@@ -6,7 +6,9 @@
     ├── DataError          3    rows that cannot be read, understood or learned from
     ├── MachineError       4    memory, disk, device, network, a missing package
     ├── VerificationError  5    an output differs from what it was made from; nothing was published
-    └── DivergedError      5    training produced numbers that are not finite, or trained nothing
+    ├── DivergedError      5    training produced numbers that are not finite, or trained nothing
+    └── StoppedError      75    training was stopped from outside, or by its time; what it had done is saved
+                               (130 where Ctrl-C stopped it)
 
 Anything else that reaches the command line is a bug of ours: exit code 1, with a log (see ``crashlog``).
 """
@@ -14,17 +16,18 @@ Anything else that reaches the command line is a bug of ours: exit code 1, with 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 EXIT_DONE = 0
 EXIT_BUG = 1
+EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
 
 
 class PeftctlError(Exception):
     """The root. ``message`` says where and what; ``hint`` says what to do about it."""
 
-    exit_code: ClassVar[int] = EXIT_BUG
+    exit_code: int = EXIT_BUG
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -121,3 +124,14 @@ class DivergedError(PeftctlError):
     """Training whose numbers are not finite, or that left a trainable tensor untouched."""
 
     exit_code = 5
+
+
+class StoppedError(PeftctlError):
+    """Training that a signal or its own time limit has stopped: the same command goes on from where it stood."""
+
+    exit_code = EXIT_STOPPED
+
+    def __init__(self, message: str, hint: str = "", *, interrupted: bool = False) -> None:
+        super().__init__(message, hint)
+        if interrupted:
+            self.exit_code = EXIT_INTERRUPTED

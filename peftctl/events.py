@@ -8,7 +8,10 @@ An event is one flat JSON object with at least ``event``, its kind. Kinds and th
     fast    packed, loss, replaced, ...           what is computed in a faster, equal way
     step    step, steps, loss, learning_rate, tokens, supervised_tokens, tokens_per_s, grad_norm,
             peak_memory_bytes, epoch, seconds_per_step     one optimizer step (sums since the last such event)
+    rows    step, losses                          each row's loss, in the step's order (train.log_rows)
     eval    step, loss, ...                       an evaluation during training
+    resumed step, path                            the run goes on from a checkpoint
+    saved   step, path, size_bytes, seconds       a checkpoint is written
     skipped step, reason                          an update left out because its numbers were not finite
     warning message                               something a person should look at
     done    path, verified, ...                   the run is published

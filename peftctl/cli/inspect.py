@@ -39,6 +39,9 @@ def inspect(
     revision: Annotated[
         str | None, typer.Option(help="Of a hub model: the branch, tag or commit. Default: main.")
     ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="Of a run: the rows that this optimizer step learned from, counted from 1.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what can be trained in a model and what that takes, or what an adapter, run or checkpoint holds.
@@ -62,10 +65,11 @@ def inspect(
             "--all-methods": all_methods,
             "--base": base is not None,
             "--revision": revision is not None,
+            "--step": step is not None,
         }
         _check(name, what.kind, [flag for flag, given in flags.items() if given])
         if what.kind not in MODELS:
-            _others(what.kind, what.path, base, as_json=as_json)
+            _others(what.kind, what.path, base, step, as_json=as_json)
             return
         from peftctl.console import models
         from peftctl.inspection.model import Asked, model_facts
@@ -82,7 +86,7 @@ def _check(name: str, kind: str, given: list[str]) -> None:
     """Raises UsageError for a flag that says nothing about what ``name`` is."""
     from peftctl.inspection.what import MODELS
 
-    able = {"hub": ["--revision"], "adapter": ["--base"]}.get(kind, [])
+    able = {"hub": ["--revision"], "adapter": ["--base"], "run": ["--step"]}.get(kind, [])
     able += ["--tree", "--match", "--all-methods"] if kind in MODELS else []
     words = {**dict.fromkeys(MODELS, "a model on this machine"), "hub": "a hub model", "adapter": "an adapter"}
     words["own"] = "what peftctl saved without PEFT"
@@ -91,7 +95,7 @@ def _check(name: str, kind: str, given: list[str]) -> None:
             raise UsageError(f"{flag}: has no effect on {words.get(kind, f'a {kind}')} (found {name})")
 
 
-def _others(kind: str, path: Path, base: Path | None, *, as_json: bool) -> None:
+def _others(kind: str, path: Path, base: Path | None, step: int | None, *, as_json: bool) -> None:
     """An adapter, a run or a checkpoint. Exits with the code of what is not as it should be, once that is shown."""
     from peftctl import console
     from peftctl.console import adapters
@@ -99,11 +103,12 @@ def _others(kind: str, path: Path, base: Path | None, *, as_json: bool) -> None:
     from peftctl.inspection.checkpoints import CheckpointFacts, checkpoint_facts
     from peftctl.inspection.own import OwnFacts, own_facts
     from peftctl.inspection.runs import RunFacts, run_facts
+    from peftctl.inspection.steps import StepFacts, step_facts
 
-    looks: dict[str, Callable[[], AdapterFacts | OwnFacts | RunFacts | CheckpointFacts]] = {
+    looks: dict[str, Callable[[], AdapterFacts | OwnFacts | RunFacts | CheckpointFacts | StepFacts]] = {
         "adapter": lambda: adapter_facts(path, base),
         "own": lambda: own_facts(path),
-        "run": lambda: run_facts(path),
+        "run": lambda: run_facts(path) if step is None else step_facts(path, step, console.note),
         "checkpoint": lambda: checkpoint_facts(path),
     }
     facts = looks[kind]()

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from peftctl.crashlog import redact
-from peftctl.errors import Fault, PeftctlError, Place, RecipeError
+from peftctl.errors import Fault, PeftctlError, Place, RecipeError, StoppedError
 from peftctl.events import Event, Listener
 
 LONGEST_LINE = 200
+# Events for programs, not for people.
+SILENT = ("rows",)
 # What may have become of rows, and is said only where it has.
 RARE = {"filtered": "filtered out", "held_out": "held out", "truncated": "cut short", "split": "cut into several"}
 
@@ -58,7 +60,8 @@ def show_error(error: PeftctlError) -> None:
     if isinstance(error, RecipeError):
         show_faults(error.faults)
         return
-    console.print("[bold red]error:[/]", end=" ")
+    if not isinstance(error, StoppedError):  # it is what was asked for
+        console.print("[bold red]error:[/]", end=" ")
     console.print(redact(error.message), markup=False)
     if error.hint:
         console.print("[bold cyan]hint:[/]", end=" ")
@@ -193,38 +196,37 @@ def _print_lines(console: Console, event: Event) -> None:
 def lines(event: Event) -> list[str]:
     """An event as the plain lines a log would keep."""
     kind = event["event"]
+    if kind in SILENT:
+        return []
     if kind == "stage":
         return [f"{event['name']:<8} {event['detail']}"]
-    if kind == "data":
-        dropped = ", ".join(f"{count:,} {reason}" for reason, count in event["dropped"].items())
-        kept = f"{event['kept']:,} of {event['read']:,} rows" + (f" (dropped: {dropped})" if dropped else "")
-        rare = {
-            "filtered": "filtered out",
-            "held_out": "held out",
-            "truncated": "cut short",
-            "split": "cut into several",
-        }
-        kept += "".join(f", {event[key]:,} {said}" for key, said in rare.items() if event.get(key))
-        kept += f", {event['rows']:,} rows of them" if event.get("rows", event["kept"]) != event["kept"] else ""
-        kept += f", {event['rows_an_epoch']:,} an epoch" if event.get("rows_an_epoch") else ""
-        learned = f"{event['tokens']:,} tokens, {event['supervised_tokens']:,} of them learned"
-        end = f" ({', '.join(event['formats'])})" if event.get("formats") else ""
-        end += " (from the cache)" if event.get("cached") else ""
-        return [f"         {event['source']}: {kept}, {learned}, longest {event['longest']:,}{end}"]
-    if kind == "model":
-        return _model(event)
-    if kind == "fast":
-        return [_fast(event)]
+    if kind in LINES:
+        return LINES[kind](event)
     if kind == "step":
         left = (event["steps"] - event["step"]) * event["seconds_per_step"]
         return [f"step {event['step']:>5}/{event['steps']}  {_step(event)}  {clock(left)} left"]
     if kind == "eval":
         return [f"eval     step {event['step']}: " + "  ".join(figures(event))]
+    if kind in ("saved", "resumed"):
+        return [f"{kind:<8} step {event['step']}: {event['path']}"]
     if kind == "skipped":
         return [f"warning: step {event['step']} made no update: {event['reason']}"]
     if kind == "warning":
         return [f"note: {event['message']}"]
     return [f"done     {event['path']} in {clock(event['seconds'])}"]
+
+
+def _data(event: Event) -> list[str]:
+    """What became of the rows of one side."""
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in event["dropped"].items())
+    kept = f"{event['kept']:,} of {event['read']:,} rows" + (f" (dropped: {dropped})" if dropped else "")
+    kept += "".join(f", {event[key]:,} {said}" for key, said in RARE.items() if event.get(key))
+    kept += f", {event['rows']:,} rows of them" if event.get("rows", event["kept"]) != event["kept"] else ""
+    kept += f", {event['rows_an_epoch']:,} an epoch" if event.get("rows_an_epoch") else ""
+    learned = f"{event['tokens']:,} tokens, {event['supervised_tokens']:,} of them learned"
+    end = f" ({', '.join(event['formats'])})" if event.get("formats") else ""
+    end += " (from the cache)" if event.get("cached") else ""
+    return [f"         {event['source']}: {kept}, {learned}, longest {event['longest']:,}{end}"]
 
 
 def _model(event: Event) -> list[str]:
@@ -246,7 +248,7 @@ def _model(event: Event) -> list[str]:
     return said
 
 
-def _fast(event: Event) -> str:
+def _fast(event: Event) -> list[str]:
     """What is packed and replaced, in a line; and why not, where the recipe wanted it."""
     said = ["packed rows" if event["packed"] else "padded rows"]
     if event["not_packed"]:
@@ -255,7 +257,10 @@ def _fast(event: Event) -> str:
     said += [f"{kind} x{count}" for kind, count in event["replaced"].items()]
     said += ["compiled in between"] if event["compiled"] else []
     said += [f"left as they are: {', '.join(event['left'])}"] if event["left"] else []
-    return f"         fast: {', '.join(said)}"
+    return [f"         fast: {', '.join(said)}"]
+
+
+LINES: Mapping[str, Callable[[Event], list[str]]] = {"data": _data, "model": _model, "fast": _fast}
 
 
 def figures(metrics: Mapping[str, Any]) -> list[str]:

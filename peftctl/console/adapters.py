@@ -16,16 +16,21 @@ from peftctl.inspection.checkpoints import CheckpointFacts
 from peftctl.inspection.keys import some
 from peftctl.inspection.own import OwnFacts
 from peftctl.inspection.runs import RunFacts
+from peftctl.inspection.steps import StepFacts
 from peftctl.inspection.update import Module
 from peftctl.model.targets import summary
 
 LONGEST_WORD = 120
 MOST_PROBLEMS = 20
 
+OURS = "peftctl"  # the layout whose files are hashed
 
-def show(facts: AdapterFacts | OwnFacts | RunFacts | CheckpointFacts) -> None:
+
+def show(facts: AdapterFacts | OwnFacts | RunFacts | CheckpointFacts | StepFacts) -> None:
     """The facts on standard output."""
-    if isinstance(facts, AdapterFacts):
+    if isinstance(facts, StepFacts):
+        _step(facts)
+    elif isinstance(facts, AdapterFacts):
         _adapter(facts)
     elif isinstance(facts, OwnFacts):
         _own(facts)
@@ -33,6 +38,18 @@ def show(facts: AdapterFacts | OwnFacts | RunFacts | CheckpointFacts) -> None:
         _run(facts)
     else:
         _checkpoint(facts)
+
+
+def _step(facts: StepFacts) -> None:
+    said = f", loss {figure(facts.loss)}" if facts.loss is not None else ""
+    said += f", gradient norm {figure(facts.grad_norm)}" if facts.grad_norm is not None else ""
+    _head(facts.path, f"step {facts.step:,} of {facts.steps:,}{said}; {len(facts.rows)} rows")
+    if not any(row["loss"] is not None for row in facts.rows):
+        say("their losses were not logged: train.log_rows has that done")
+    # The row with the largest loss first: it is what one looks for.
+    for row in sorted(facts.rows, key=lambda row: -(row["loss"] if row["loss"] is not None else 0.0)):
+        loss = f"  loss {figure(row['loss'])}" if row["loss"] is not None else ""
+        say(f"  {visible(row['file'])}:{row['line']}{loss}")
 
 
 def _adapter(facts: AdapterFacts) -> None:
@@ -253,7 +270,8 @@ def _checkpoint(facts: CheckpointFacts) -> None:
         where = facts.best["checkpoint"] or (f"step {facts.best['step']}" if facts.best["step"] is not None else "")
         _say("best", value + (f", {_word(where)}" if where else ""))
     _say("complete", "yes" if facts.complete else f"no: lacks {', '.join(facts.missing)}")
-    _say("intact", "yes, as far as safetensors tell" if facts.intact else "no")
+    whole = "every file is what was written" if facts.layout == OURS else "as far as safetensors tell"
+    _say("intact", f"yes, {whole}" if facts.intact else "no")
     for name, how in list(facts.damaged.items())[:MOST_PROBLEMS]:
         say(f"error: {_word(name)}: {visible(how)}")
     if facts.unopened:

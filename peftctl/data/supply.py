@@ -12,6 +12,7 @@ from peftctl.data.encode import Rows
 from peftctl.data.prepare import Opened, prepare
 from peftctl.data.sources import Note
 from peftctl.data.stream import Sequential, Stream
+from peftctl.errors import Place
 from peftctl.text.tokens import Encoded
 
 
@@ -24,6 +25,9 @@ class Supply(Protocol):
 
     def rows(self, step: int) -> list[Encoded]:
         """The rows of ``step`` (from 0), a function of the recipe alone."""
+
+    def places(self, step: int) -> list[Place] | None:
+        """The file and line (or row) of each of the step's rows; None where rows are not numbered."""
 
     def epoch(self, step: int) -> float | None:
         """How many epochs are done after ``step`` steps; None where rows are not counted."""
@@ -56,6 +60,10 @@ class Planned:
 
     def rows(self, step: int) -> list[Encoded]:
         return [self.data.encoded[self.data.at(position)] for position in self.plan.indices(step)]
+
+    def places(self, step: int) -> list[Place] | None:
+        examples = self.data.read_again()
+        return [examples[self.data.of[self.data.at(position)]].place for position in self.plan.indices(step)]
 
     def epoch(self, step: int) -> float | None:
         return self.plan.epoch(step)
@@ -91,6 +99,9 @@ class Streamed:
 
     def rows(self, step: int) -> list[Encoded]:
         return self.in_order.take(step)
+
+    def places(self, step: int) -> list[Place] | None:
+        return None
 
     def epoch(self, step: int) -> float | None:
         return None

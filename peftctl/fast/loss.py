@@ -22,12 +22,13 @@ CHUNK = 256
 TILE = 8
 
 
-def weighted_sum(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+def weighted_sum(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, each: Tensor | None = None) -> Tensor:
     """sum_i weights_i * loss_i as a scalar, float32.
 
-    ``hidden`` [tokens, width]; ``head`` [vocabulary, width], frozen; ``targets``, ``weights`` [tokens].
+    ``hidden`` [tokens, width]; ``head`` [vocabulary, width], frozen; ``targets``, ``weights`` [tokens]; each token's
+    loss goes into ``each`` [tokens], float32, where it is given.
     """
-    total: Tensor = _WeightedSum.apply(hidden, head, targets, weights)
+    total: Tensor = _WeightedSum.apply(hidden, head, targets, weights, each)
     return total
 
 
@@ -57,7 +58,9 @@ def _rounded(hidden: Tensor) -> Tensor:
 
 class _WeightedSum(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor, each: Tensor | None
+    ) -> Tensor:
         total = torch.zeros((), device=hidden.device)
         grads = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         size = min(CHUNK, -(-len(hidden) // ALIGN) * ALIGN)
@@ -67,6 +70,8 @@ class _WeightedSum(torch.autograd.Function):  # type: ignore[misc]  # torch is u
             logits = torch.mm(_rounded(hidden[part]), head.T, out=logits_of[: -(-tokens // ALIGN) * ALIGN])
             losses = _shares_in_place(logits[:tokens], targets[part])
             total += (losses * weights[part]).sum()
+            if each is not None:
+                each[part] = losses
             if grads is not None:
                 grads[part] = (logits @ head)[:tokens]
         if grads is not None:
@@ -74,9 +79,9 @@ class _WeightedSum(torch.autograd.Function):  # type: ignore[misc]  # torch is u
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None, None]:
         (grads,) = ctx.saved_tensors
-        return grads * outer[0], None, None, None
+        return grads * outer[0], None, None, None, None
 
 
 def _shares_in_place(logits: Tensor, targets: Tensor) -> Tensor:

@@ -10,13 +10,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peftctl.atomic import read_sealed
 from peftctl.errors import PeftctlError, UsageError
 from peftctl.inspection import bounded
 from peftctl.inspection.adapter import PICKLED, WEIGHTS, adapter_facts
 from peftctl.inspection.adapter_config import NAME as ADAPTER_CONFIG
-from peftctl.inspection.values import count, number, word
+from peftctl.inspection.journal import numbers
+from peftctl.inspection.published import files_differing
+from peftctl.inspection.values import count, mapping, number, word
 
 STATE = "trainer_state.json"
+# What peftctl's own have in them, and no other trainer's.
+OWN_STATE, TRAINED, OPTIMIZER, MANIFEST = "state.json", "trained.safetensors", "optimizer.safetensors", "manifest.json"
+SEALED_BYTES = 1_000_000
 SINGLE, INDEX = "model.safetensors", bounded.INDEX
 PICKLED_MODEL = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -127,6 +133,8 @@ def _weights(path: Path, there: Sequence[str]) -> tuple[str, dict[str, str], Map
     """What the weights are of, which of their files are damaged, the adapter in short, and what else to say."""
     damaged: dict[str, str] = {}
     notes: list[str] = []
+    if TRAINED in there:
+        return "what is trained", _own_damaged(path, there), None, notes
     if ADAPTER_CONFIG in there:
         if WEIGHTS not in there and PICKLED not in there:
             return "no weights", damaged, None, notes
@@ -150,11 +158,38 @@ def _weights(path: Path, there: Sequence[str]) -> tuple[str, dict[str, str], Map
     return "no weights", damaged, None, notes
 
 
+def _own_damaged(path: Path, there: Sequence[str]) -> dict[str, str]:
+    """What of a checkpoint of peftctl's is not what its manifest says was written."""
+    if MANIFEST not in there or bounded.size_of(path / MANIFEST) > SEALED_BYTES:
+        return {MANIFEST: "is missing, so nothing says what was written"}
+    try:
+        recorded = mapping(read_sealed(path / MANIFEST).get("files"))
+    except PeftctlError as error:
+        return {MANIFEST: error.message}
+    added = [name for name in bounded.below(path) if name not in recorded and name != MANIFEST]
+    return {**files_differing(path, recorded), **dict.fromkeys(added, "is no part of the checkpoint")}
+
+
 def _whole(file: Path, damaged: dict[str, str]) -> None:
     try:
         bounded.header(file)
     except PeftctlError as error:
         damaged[file.name] = error.message
+
+
+def _own(path: Path, there: Sequence[str]) -> Progress:
+    """peftctl's: state.json."""
+    if OWN_STATE not in there:
+        return Progress(step=_step_of_name(path))
+    state = bounded.json_object(path / OWN_STATE)
+    measured = [entry for entry in _list(state.get("evaluations")) if isinstance(entry, Mapping)]
+    best = mapping(state.get("best"))
+    return Progress(
+        step=count(state.get("step")),
+        steps=count(state.get("steps")),
+        metrics=numbers(measured[-1]) if measured else {},
+        best={"value": number(best.get("loss")), "step": count(best.get("step")), "checkpoint": None} if best else None,
+    )
 
 
 def _of_trainer(path: Path, there: Sequence[str]) -> Progress:
@@ -197,6 +232,12 @@ def _list(value: Any) -> list[Any]:
 
 
 LAYOUTS = (
+    Layout(
+        "peftctl",
+        (TRAINED,),
+        ((MANIFEST,), (OWN_STATE,), (OPTIMIZER,), ("history.safetensors",), ("resolved.yaml",)),
+        _own,
+    ),
     Layout(
         "transformers",
         (STATE, "optimizer.pt", "training_args.bin", "rng_state*"),

@@ -65,7 +65,19 @@ def differing(path: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
     recorded = mapping(manifest.get("files"))
     if not recorded:
         return {MANIFEST: "names no files"}
-    found, left = {}, HASHED_BYTES
+    found = files_differing(path, recorded)
+    folder = word(manifest.get("artifact")) or ""
+    if folder and "/" not in folder and (path / folder).is_dir():
+        for name in bounded.below(path / folder):
+            if f"{folder}/{name}" not in recorded:
+                found[f"{folder}/{name}"] = "is not in the manifest"
+    return found
+
+
+def files_differing(path: Path, recorded: Mapping[str, Any]) -> dict[str, str]:
+    """Which of the files that a manifest records are not so below ``path``, with how they differ."""
+    found: dict[str, str] = {}
+    left = HASHED_BYTES
     for name, entry in recorded.items():
         size, digest = count(mapping(entry).get("size_bytes")), word(mapping(entry).get("sha256"))
         inside = PurePosixPath(name)
@@ -75,11 +87,6 @@ def differing(path: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
         if how := _difference(path / name, size, digest, left):
             found[name] = how
         left -= size
-    folder = word(manifest.get("artifact")) or ""
-    if folder and "/" not in folder and (path / folder).is_dir():
-        for name in bounded.below(path / folder):
-            if f"{folder}/{name}" not in recorded:
-                found[f"{folder}/{name}"] = "is not in the manifest"
     return found
 
 

@@ -23,7 +23,7 @@ RUN, RECIPE, MANIFEST = {"resolved.yaml", "environment.json", "metrics.jsonl", "
 # What trainers keep so as to go on: what a name is, or begins with.
 TRAINER = (
     "trainer_state.json", "optimizer.pt", "optimizer.bin", "optimizer.safetensors", "scheduler.pt", "scheduler.bin",
-    "random_states_", "rng_state", ".metadata",
+    "random_states_", "rng_state", ".metadata", "history.safetensors",
 )  # fmt: skip
 NO_CODE = "reading a pickle can run any code, so none is ever opened"
 KNOWN = "a model folder, a config.json, a .gguf file, an adapter folder, a run directory, a checkpoint, or a hub id"
@@ -80,7 +80,8 @@ def _folder(name: str, path: Path) -> What:
         return What("checkpoint" if goes_on else "adapter", name, path)
     if OWN in there:
         return What("own", name, path)
-    if "resolved.yaml" in there or (RECIPE in there and there & RUN):
+    # A checkpoint of peftctl's has its recipe in it too.
+    if not (goes_on and "state.json" in there) and ("resolved.yaml" in there or (RECIPE in there and there & RUN)):
         return What("run", name, path)
     if goes_on:
         return What("checkpoint", name, path)

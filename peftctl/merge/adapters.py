@@ -13,6 +13,7 @@ from typing import Any
 from peftctl.atomic import write_json
 from peftctl.errors import UsageError, VerificationError
 from peftctl.inspection.keys import some
+from peftctl.merge.pages import let_go_of
 from peftctl.merge.source import CONFIG, WEIGHTS, Part, Source
 from peftctl.merge.weights import Weights
 
@@ -92,6 +93,7 @@ def _put(model: Any, source: Source, combine: Combine, given: Mapping[str, str],
         for name, part in zip(["default", *(f"part{n}" for n, _ in enumerate(others, start=1))], source.parts,
                               strict=True):  # fmt: skip
             _account(peft_model, name, part, given)
+    let_go_of(folder / WEIGHTS)
     if others:
         _weigh(peft_model, source, combine)
     for module in peft_model.modules():

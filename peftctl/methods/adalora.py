@@ -20,6 +20,10 @@ from peftctl.errors import UsageError
 from peftctl.methods.contract import Anatomy, DataFacts, MethodSettings, TargetedSettings, peft
 from peftctl.methods.peft_method import PeftMethod, transposed
 
+# What PEFT's allocator keeps of every number, by the names of its attributes; and which ranks are left, once known.
+IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+LEFT = "rank_pattern"
+
 
 class AdaloraSettings(TargetedSettings):
     """Settings of AdaLoRA."""
@@ -116,6 +120,29 @@ class Adalora(PeftMethod):
         order, and PEFT reads the rest back in the base's 16 bits."""
         for config in model.peft_config.values():
             config.rank_pattern = None
+
+    def state(self, model: Any) -> Mapping[str, Any]:
+        """The smoothed importance of every number and how sure it is; and, once ranks have settled, which are left."""
+        import torch
+
+        allocator = model.base_model.rankallocator
+        kept = {f"{part}/{name}": value for part in IMPORTANCE for name, value in getattr(allocator, part).items()}
+        (config,) = model.peft_config.values()
+        left = {f"{LEFT}/{name}": torch.tensor(kept) for name, kept in (config.rank_pattern or {}).items()}
+        return {**kept, **left}
+
+    def restore(self, model: Any, state: Mapping[str, Any]) -> None:
+        allocator, parameters = model.base_model.rankallocator, dict(model.base_model.model.named_parameters())
+        (config,) = model.peft_config.values()
+        allocator.reset_ipt()
+        left: dict[str, list[bool]] = {}
+        for key, value in state.items():
+            part, _, name = key.partition("/")
+            if part == LEFT:
+                left[name] = value.tolist()
+            else:
+                getattr(allocator, part)[name] = value.to(parameters[name].device)
+        config.rank_pattern = left or None
 
     @property
     def penalty(self) -> Callable[[Any], Any]:

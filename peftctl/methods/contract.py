@@ -247,6 +247,12 @@ class Method(Protocol):
     def finish(self, model: Any) -> None:
         """What is left to do when training is over, before the trained model is judged and saved."""
 
+    def state(self, model: Any) -> Mapping[str, Any]:
+        """What it keeps of the past beside what is trained, as tensors by name: what a checkpoint must hold."""
+
+    def restore(self, model: Any, state: Mapping[str, Any]) -> None:
+        """Have ``model``, just built, keep what ``state`` said of another at some step."""
+
     @property
     def after_update(self) -> Callable[[Any, int], None] | None:
         """What follows the optimizer's update, before gradients are cleared, given model and step; None for nothing."""

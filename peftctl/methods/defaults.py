@@ -90,6 +90,12 @@ class Defaults:
     def finish(self, model: Any) -> None:
         """Nothing."""
 
+    def state(self, model: Any) -> Mapping[str, Any]:
+        return {}
+
+    def restore(self, model: Any, state: Mapping[str, Any]) -> None:
+        """Nothing."""
+
     def leaves_out(self, settings: Any) -> bool:
         return False
 

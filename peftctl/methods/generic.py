@@ -52,6 +52,13 @@ class Generic(PeftMethod):
     def after_update(self) -> Callable[[Any, int], None] | None:
         return generic_special.AFTER_UPDATE.get(self.name)
 
+    def state(self, model: Any) -> Mapping[str, Any]:
+        return generic_special.STATE[self.name][0](model) if self.name in generic_special.STATE else {}
+
+    def restore(self, model: Any, state: Mapping[str, Any]) -> None:
+        if self.name in generic_special.STATE:
+            generic_special.STATE[self.name][1](model, state)
+
     def resolve(self, settings: Any) -> MethodSettings:
         if self.name in EITHER:
             one, other = EITHER[self.name]

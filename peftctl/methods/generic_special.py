@@ -146,6 +146,38 @@ def _allocate(model: Any, step: int) -> None:
     model.base_model.update_and_allocate(step)
 
 
+ASA = ("exp_avg_ipt_A", "exp_avg_ipt_B", "exp_avg_unc_A", "exp_avg_unc_B")
+
+
+def _subspace_state(model: Any) -> dict[str, Any]:
+    """How much each subspace has mattered since PEFT last looked, and which are still trained."""
+    import torch
+
+    kept: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        for part in ASA:
+            for adapter, values in getattr(module, part, {}).items():
+                kept |= {f"{part}/{name}/{adapter}/{i}": v for i, v in enumerate(values) if v is not None}
+    trained = {
+        f"trained/{name}": torch.tensor(parameter.requires_grad)
+        for name, parameter in model.named_parameters()
+        if ".adamss_" in name
+    }
+    return {**kept, **trained}
+
+
+def _restore_subspaces(model: Any, state: Mapping[str, Any]) -> None:
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    for key, value in state.items():
+        part, name, *place = key.split("/")
+        if part == "trained":
+            parameters[name].requires_grad_(bool(value))
+        else:
+            adapter, index = place
+            device = next(modules[name].parameters()).device
+            getattr(modules[name], part)[adapter][int(index)] = value.to(device)
+
+
 def _compile_nothing() -> None:
     """Have PEFT do without the CUDA extension that it would compile, anew for every layer where that fails."""
     from peft.tuners.boft import layer
@@ -209,5 +241,9 @@ BARE: Mapping[str, Callable[[Any], None]] = {"adaption_prompt": _without_prompts
 NEEDS_BASE = {
     "frod": "its fixed parts are made from the base's own weights",
     "osf": "what it saves belongs to the singular values of the base's own weights",
+}
+# What a checkpoint must hold of them beside what is trained: how it is taken, and put back.
+STATE: Mapping[str, tuple[Callable[[Any], dict[str, Any]], Callable[[Any, Mapping[str, Any]], None]]] = {
+    "adamss": (_subspace_state, _restore_subspaces)
 }
 AFTER_UPDATE: Mapping[str, Callable[[Any, int], None]] = {"adamss": _allocate}

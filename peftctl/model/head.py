@@ -31,15 +31,17 @@ class Head:
         finally:
             del self.module.forward
 
-    def weighted_sum(self, hidden: Any, targets: Any, weights: Any, common: float | None) -> Any:
+    def weighted_sum(
+        self, hidden: Any, targets: Any, weights: Any, common: float | None, each: Any | None = None
+    ) -> Any:
         """sum_i weights_i * loss_i, float32, of hidden states [tokens, width]. ``common``: the weights' value if they
-        have one alone.
+        have one alone; ``each`` [tokens], where given, gets every token's loss.
         """
         from peftctl.fast import loss
 
-        if self.fused and common is not None:
+        if self.fused and common is not None and each is None:
             return self.fused(hidden, self.weight, targets).float() * common
-        return loss.weighted_sum(hidden, self.weight, targets, weights)
+        return loss.weighted_sum(hidden, self.weight, targets, weights, each)
 
 
 def plain_head(model: Any) -> Any:

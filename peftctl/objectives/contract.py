@@ -11,6 +11,8 @@ from typing import Any, Protocol
 class Loss:
     """``sum`` is a scalar tensor with a graph; ``count`` what it sums over. ``extras`` are sums to be logged.
 
+    ``rows`` [rows], where it was asked for, is the mean loss of each row of the batch, without a graph.
+
     The loss of an optimizer step is the sum of its micro-batches' sums over the sum of their counts, so it does
     not depend on how the step was cut into micro-batches or dealt to processes.
     """
@@ -18,6 +20,7 @@ class Loss:
     sum: Any
     count: float
     extras: Mapping[str, float] = field(default_factory=dict)
+    rows: Any = None
 
 
 class Objective(Protocol):
@@ -34,5 +37,5 @@ class Objective(Protocol):
     def count(self, row: Any) -> float:
         """What an encoded row adds to the count, known before any forward pass."""
 
-    def step(self, model: Any, batch: Mapping[str, Any]) -> Loss:
-        """The forward pass and its loss. ``batch`` is what the task's ``collate`` made."""
+    def step(self, model: Any, batch: Mapping[str, Any], *, by_row: bool = False) -> Loss:
+        """The forward pass and its loss, ``by_row`` too. ``batch`` is what the task's ``collate`` made."""

@@ -25,17 +25,32 @@ class CrossEntropy:
         """The weight of the row's targets; its first token is a target of nothing."""
         return math.fsum(row.weights[1:])
 
-    def step(self, model: Any, batch: Mapping[str, Any]) -> Loss:
+    def step(self, model: Any, batch: Mapping[str, Any], *, by_row: bool = False) -> Loss:
         """``batch`` as the task's ``collate`` makes it; where it brings the output head, no logits are kept."""
+        import torch
+
+        weights = batch["weights"]
         if batch["head"] is not None:
             hidden = _chosen(batch["head"].hidden(model, batch["inputs"]), batch)
-            total = batch["head"].weighted_sum(hidden, batch["targets"], batch["weights"], batch["weight"])
+            losses = torch.empty(len(hidden), device=hidden.device) if by_row else None
+            total = batch["head"].weighted_sum(hidden, batch["targets"], weights, batch["weight"], losses)
         else:
             from torch.nn.functional import cross_entropy
 
             losses = cross_entropy(_logits(model, batch), batch["targets"], reduction="none")
-            total = (losses * batch["weights"]).sum()
-        return Loss(total, float(batch["count"]))
+            total = (losses * weights).sum()
+        rows = _by_row(losses.detach(), batch) if by_row and losses is not None else None
+        return Loss(total, float(batch["count"]), rows=rows)
+
+
+def _by_row(losses: Any, batch: Mapping[str, Any]) -> Any:
+    """The mean of the learned tokens' losses in each row, by weight."""
+    import torch
+
+    sums = torch.zeros(2, batch["rows"], dtype=torch.float64, device=losses.device)
+    weights = batch["weights"].double()
+    sums.index_add_(1, batch["owners"], torch.stack([losses.double() * weights, weights]))
+    return sums[0] / sums[1]
 
 
 def token_scores(model: Any, batch: Mapping[str, Any]) -> tuple[Any, Any]:

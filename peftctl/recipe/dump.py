@@ -37,6 +37,11 @@ def origin(recipe: Recipe, path: Path) -> str:
     return "default"
 
 
+def values(recipe: Recipe) -> dict[str, Any]:
+    """Every setting that has a value, as plain values by section; secrets as the references they were written as."""
+    return _values(recipe, full=True)
+
+
 def _values(recipe: Recipe, *, full: bool) -> dict[str, Any]:
     sections = {name: _plain(getattr(recipe, name), full) for name in SECTIONS}
     values: dict[str, Any] = {name: section for name, section in sections.items() if section}

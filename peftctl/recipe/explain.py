@@ -13,7 +13,7 @@ from peftctl.nearest import nearest
 from peftctl.recipe import nodes
 from peftctl.recipe.foreign import OURS
 from peftctl.recipe.nodes import Document
-from peftctl.recipe.schema import SECTIONS, EvalSource, Source
+from peftctl.recipe.schema import DURATION, SECTIONS, SHA256, EvalSource, Source
 from peftctl.settings import Settings
 
 # What pydantic calls a wrong type, in the words of a recipe.
@@ -29,6 +29,8 @@ TYPES = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }
+# What a pattern of the schema stands for.
+PATTERNS = {DURATION: "a length of time: 90m, 1h30m, 2d", SHA256: "64 hexadecimal digits, in small letters"}
 LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 LONGEST_SHOWN = 60
 
@@ -51,6 +53,8 @@ def section_fault(document: Document, section: str, detail: ErrorDetails, settin
     if kind == "literal_error":
         allowed = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
         return fault(document, path, "no such value", found, allowed)
+    if kind == "string_pattern_mismatch":
+        return fault(document, path, "not written so", found, PATTERNS[context["pattern"]])
     limits = [f"{text} {context[key]:.12g}" for key, text in LIMITS.items() if key in context]
     if limits:
         return fault(document, path, "out of range", found, limits[0])

@@ -61,8 +61,8 @@ def _one_eval_source(document: Document) -> Iterator[Fault]:
 
 def _eval_needs_rows(document: Document) -> Iterator[Fault]:
     if document.at(("data", "eval")) is None:
-        for key in ("every", "choices"):
-            if _written(document, ("eval", key)):
+        for key in ("every", "best", "choices"):
+            if document.at(("eval", key)) not in (None, False):
                 yield Fault(
                     document.place(("eval", key)), f"eval.{key}", "has no effect without held-out rows: set data.eval"
                 )
@@ -74,6 +74,11 @@ def _eval_before_the_end(document: Document) -> Iterator[Fault]:
         problem = f"has no effect in a run of {steps} steps: the end of training is always measured"
         place, also = document.place(("eval", "every")), document.place(("train", "max_steps"))
         yield Fault(place, "eval.every", problem, str(every), also=also)
+
+
+def _best_of_several(document: Document) -> Iterator[Fault]:
+    if document.at(("eval", "best")) is True and document.at(("eval", "every")) is None:
+        yield Fault(document.place(("eval", "best")), "eval.best", "has no effect without eval.every")
 
 
 def _choices_differ(document: Document) -> Iterator[Fault]:
@@ -207,6 +212,7 @@ RULES: tuple[Rule, ...] = (
     _one_eval_source,
     _eval_needs_rows,
     _eval_before_the_end,
+    _best_of_several,
     _choices_differ,
     _project_needs_a_tracker,
     _compile_needs_something,

@@ -19,6 +19,8 @@ TrackerName = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanla
 LearnName = Literal["assistant", "last", "all"]
 OverlongName = Literal["drop", "truncate_end", "truncate_start", "split"]
 BadRowName = Literal["error", "drop"]
+SHA256 = "^[0-9a-f]{64}$"
+DURATION = r"^([0-9]+[dhms])+$"
 DtypeName = Literal["auto", "bfloat16", "float32"]
 
 
@@ -94,7 +96,7 @@ class RowSettings(Settings):
     )
     sha256: str | None = Field(
         None,
-        pattern="^[0-9a-f]{64}$",
+        pattern=SHA256,
         description="Refuse the file unless this is its SHA-256. The run's resolved.yaml pins it so.",
     )
 
@@ -199,6 +201,12 @@ class TrainSettings(Settings):
 
     epochs: float | None = Field(None, gt=0, description="Passes over the training rows. Default: 3.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
+    max_time: str | None = Field(
+        None,
+        pattern=DURATION,
+        description="Stop after so long (`90m`, `1h30m`, `2d`), with a checkpoint and exit code 75: the same command "
+        "then goes on.",
+    )
     batch_size: int = Field(16, ge=1, description="Rows per optimizer step, over all processes together.")
     micro_batch_tokens: int | None = Field(
         None,
@@ -237,12 +245,36 @@ class TrainSettings(Settings):
     )
     fast: FastSettings = Field(FastSettings(), description="Ways of computing the same in less time and memory.")
     log_every: int = Field(1, ge=1, description="Optimizer steps between two step events.")
+    log_rows: bool = Field(
+        False,
+        description="Log the loss of every row at every step, for `peftctl inspect RUN --step N`. Each step then waits "
+        "for the device.",
+    )
+    save_every: int | None = Field(
+        None,
+        ge=1,
+        description="Optimizer steps between two checkpoints. Default: by the clock, one every ten minutes. When "
+        "training stops or ends there is one in any case.",
+    )
+    keep_checkpoints: int = Field(
+        2, ge=1, description="How many checkpoints are kept: the newest ones, and the best beside them."
+    )
+    deterministic: bool = Field(
+        False,
+        description="Have torch refuse what gives other bits each time it is computed. A CPU gives the same without; "
+        "a GPU then takes slower ways.",
+    )
 
 
 class EvalSettings(Settings):
     """Measuring on held-out rows."""
 
     every: int | None = Field(None, ge=1, description="Optimizer steps between evaluations. Default: at the end only.")
+    best: bool = Field(
+        False,
+        description="Publish what measured best (the lowest held-out loss) of the evaluations and the end, instead of "
+        "the last. A checkpoint is saved at each new best. Needs `every`.",
+    )
     choices: Annotated[tuple[str, ...], Field(strict=False, min_length=2)] | None = Field(
         None,
         description="The possible answers, where every row's last turn is one of them. Adds accuracy and macro F1 "

@@ -16,7 +16,8 @@ class Work:
 
     ``count`` is what the step's summed loss is divided by, over all processes; ``share`` what this process multiplies
     its part of the sum by: nothing where the step has no row for it, which then takes one along to keep in pace.
-    ``longest`` is the largest micro-batch in tokens, ``most_rows`` how many rows the fullest has.
+    ``longest`` is the largest micro-batch in tokens, ``most_rows`` how many rows the fullest has. ``rows``: of each
+    micro-batch which of the step's rows are in it, by their place in the step.
     """
 
     batches: Sequence[Batch]
@@ -26,6 +27,7 @@ class Work:
     supervised: int
     longest: int
     most_rows: int
+    rows: Sequence[Sequence[int]] = ()
 
 
 class Feed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peftctl.errors import DivergedError
@@ -26,6 +26,15 @@ class GradientGuard:
         if not self._silent:
             raise DivergedError("nothing is trained: no tensor takes gradients")
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it, as plain values."""
+        return {"updates": self._updates, "silent": sorted(self._silent)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` said of another."""
+        self._updates = int(state["updates"])
+        self._silent = {name: self._silent[name] for name in state["silent"] if name in self._silent}
+
     @property
     def watching(self) -> bool:
         return self._updates < self._last and bool(self._silent)
@@ -47,6 +56,14 @@ class SkipGuard:
     def __init__(self) -> None:
         self.total = 0
         self._in_a_row = 0
+
+    def state(self) -> dict[str, int]:
+        """What a checkpoint holds of it, as plain values."""
+        return {"total": self.total, "in_a_row": self._in_a_row}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on from what ``state`` said of another."""
+        self.total, self._in_a_row = state["total"], state["in_a_row"]
 
     def ok(self) -> None:
         self._in_a_row = 0

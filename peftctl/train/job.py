@@ -13,7 +13,7 @@ from peftctl.data.collate import Collator, pad_id
 from peftctl.data.order import derived_seed
 from peftctl.data.prepare import open_rows
 from peftctl.data.supply import supplied
-from peftctl.errors import MachineError, UsageError
+from peftctl.errors import DivergedError, MachineError, UsageError
 from peftctl.evaluation.measure import Measurement
 from peftctl.events import Events, metrics_log
 from peftctl.methods import METHODS, Anatomy, DataFacts
@@ -26,67 +26,162 @@ from peftctl.objectives import OBJECTIVES
 from peftctl.recipe import able, dump_resolved, resolve
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import TASKS, Layout
-from peftctl.train import distributed, loop, rundir, trackers
-from peftctl.train.optim import build_optimizer, training_bytes
+from peftctl.train import checkpoint, distributed, kept, loop, resume, rundir, trackers
+from peftctl.train.checkpoint import Checkpoint
+from peftctl.train.optim import build_optimizer, in_order, training_bytes
+from peftctl.train.resume import Beginning
+from peftctl.train.saver import Saver, check_room
 from peftctl.train.session import Session
+from peftctl.train.stops import Stops
 
 ADAPTER_START = 0
 PROBE_ROWS = 2
 MANIFEST_VERSION = 1
 RESOLVED_FILE = "resolved.yaml"
-RESOLVED = "Every choice made. Training this recipe gives the same bits."
 
 
-def train(recipe: Recipe, recipe_text: str, events: Events) -> Path:
+def train(recipe: Recipe, recipe_text: str, events: Events, how: str = resume.AUTO) -> Path:
     """Run the recipe and leave its run directory. Raises PeftctlError; then nothing was published.
 
-    Launched in several processes, each trains its share of every step; the first one alone writes and reports.
+    ``how``: go on from the newest checkpoint that an earlier try has left (auto), never, or from the checkpoint or run
+    in that folder. Launched in several processes, each trains its share of every step; the first one alone writes and
+    reports.
     """
-    started = time.time()
+    began = time.monotonic()
     recipe = resolve.resolve(recipe)
     run = Path(recipe.output).expanduser().absolute()
     trackers.check(recipe.track.to)
+    stops = Stops(recipe.train.max_time, began)
     accelerator = distributed.accelerator(recipe.track.to, run)
-    if not accelerator.is_main_process:
-        session = prepare(recipe, accelerator, Events())[0]
-        with session.fast.on(accelerator.unwrap_model(session.model)):
-            loop.run(session, Events())
-        accelerator.wait_for_everyone()
-        return run
-    with rundir.claim(run, lambda text: events.emit("warning", message=text)):
-        try:
-            events.add(metrics_log(run / "metrics.jsonl"))
-            write_text(run / "recipe.yaml", recipe_text)
-            session, base, anatomy = prepare(recipe, accelerator, events)
-            write_text(run / RESOLVED_FILE, dump_resolved(session.recipe, RESOLVED))
-            write_json(run / "environment.json", rundir.environment())
-        except BaseException:
-            rundir.clear(run)
-            raise
-
-        if recipe.track.to:
-            events.add(trackers.track(accelerator, session.recipe, run))
-        events.emit(
-            "stage", name="train", detail=f"{session.supply.steps} step{'s' if session.supply.steps > 1 else ''}"
-        )
-        with session.fast.on(accelerator.unwrap_model(session.model)) as put_in:
-            events.emit("fast", **put_in)
-            loop.run(session, events)
-        accelerator.wait_for_everyone()
-        write_text(run / RESOLVED_FILE, dump_resolved(session.recipe, RESOLVED))  # memory may have changed it
-
-        events.emit("stage", name="publish", detail=str(run / session.method.artifact))
-        facts = manifest(session, base, anatomy, publish(session, base, run), run)
-        write_json(run / "manifest.json", facts)  # before measuring: an evaluation that fails loses no run
-        if session.measure:
-            events.emit("stage", name="evaluate", detail=f"{len(session.measure.rows)} held-out rows")
-            with session.fast.on(session.model):
-                facts["metrics"] = session.measure(session.model)
-            events.emit("eval", step=session.step, **facts["metrics"])
-            write_json(run / "manifest.json", facts)
-        seconds = round(time.time() - started, 1)
-        events.emit("done", path=str(run), steps=session.step, skipped=session.skipped, seconds=seconds)
+    distributed.check(recipe, accelerator)
+    with stops.heeded(), distributed.deterministic(recipe.train.deterministic):
+        if not accelerator.is_main_process:
+            _train_beside(recipe, accelerator, run, stops)
+            return run
+        with rundir.claim(run):
+            beginning = resume.begin(run, recipe, how, lambda text: events.emit("warning", message=text))
+            distributed.tell(accelerator, beginning)
+            if beginning.way == "done":
+                events.emit("warning", message=f"{run} is finished: there is nothing to do")
+                return run
+            _train(recipe, recipe_text, events, accelerator, run, stops, beginning, began)
     return run
+
+
+def _train_beside(recipe: Recipe, accelerator: Any, run: Path, stops: Stops) -> None:
+    """The part of a process that is not the first of several."""
+    beginning = distributed.tell(accelerator, None)
+    if beginning.way == "done":
+        return
+    at = beginning.path
+    session = prepare(resume.recipe_at(at, recipe) if at else recipe, accelerator, Events())[0]
+    found = checkpoint.read(at) if at else None
+    if found:
+        kept.restore(session, found)
+    with session.fast.on(accelerator.unwrap_model(session.model)):
+        loop.run(session, Events(), Saver(session, run, Events(), dict, at), stops, found)
+    accelerator.wait_for_everyone()
+
+
+def _train(  # noqa: PLR0913 - what a run is made of
+    recipe: Recipe,
+    recipe_text: str,
+    events: Events,
+    accelerator: Any,
+    run: Path,
+    stops: Stops,
+    beginning: Beginning,
+    began: float,
+) -> None:
+    asked, at = resume.asked(recipe), beginning.path
+    found = checkpoint.read(at) if at else None
+    if at and found:
+        recipe = resume.recipe_at(at, recipe)
+        resume.set_aside(run, at)
+        rundir.cut_log(run, found.state["log_bytes"] if at.parent == run / checkpoint.FOLDER else 0)
+    try:
+        events.add(metrics_log(run / rundir.LOG))
+        write_text(run / "recipe.yaml", recipe_text)
+        session, base, anatomy = prepare(recipe, accelerator, events)
+        saver_needs = {"asked": asked, "environment": rundir.environment()}
+        check_room(run, session.recipe, attach.trainable(session.model))
+        if at and found:
+            _go_on(session, base, at, found, saver_needs["environment"], events)
+        write_text(run / RESOLVED_FILE, dump_resolved(session.recipe, kept.RESOLVED))
+        write_json(run / "environment.json", saver_needs["environment"])
+    except BaseException:
+        if not at:
+            rundir.clear(run)
+        raise
+
+    def beside() -> dict[str, Any]:
+        log = run / rundir.LOG
+        return {**saver_needs, "base": identity.identity(base), "log_bytes": log.stat().st_size if log.exists() else 0}
+
+    saver = Saver(session, run, events, beside, at)
+    if session.recipe.track.to:
+        events.add(trackers.track(accelerator, session.recipe, run))
+    left = session.supply.steps - session.step
+    events.emit("stage", name="train", detail=f"{left} step{'s' if left != 1 else ''}")
+    with session.fast.on(accelerator.unwrap_model(session.model)) as put_in:
+        events.emit("fast", **put_in)
+        try:
+            loop.run(session, events, saver, stops, found)
+        except DivergedError as error:
+            if saver.last:
+                error.hint = f"{error.hint}; the last checkpoint before is {saver.last}".removeprefix("; ")
+            raise
+    accelerator.wait_for_everyone()
+    write_text(run / RESOLVED_FILE, dump_resolved(session.recipe, kept.RESOLVED))  # memory may have changed it
+    _publish(session, base, anatomy, run, events, asked)
+    seconds = round(time.monotonic() - began, 1)
+    events.emit("done", path=str(run), steps=session.step, skipped=session.skipped, seconds=seconds)
+
+
+def _go_on(
+    session: Session, base: Base, at: Path, found: Checkpoint, environment: Mapping[str, Any], events: Events
+) -> None:
+    """Put the checkpoint into the session that was made of its recipe. Raises UsageError where that is not the same
+    base, or the run was to be shorter than it is already."""
+    identity.check(base, found.state["base"])
+    if found.step > session.supply.steps:
+        raise UsageError(
+            f"train: the run is to have {session.supply.steps} steps, and {at} is after step {found.step}",
+            "a longer run goes on from there; --resume PATH takes an earlier checkpoint",
+        )
+    then = found.state["environment"]
+    if changed := sorted(rundir.differences(then, environment)):
+        events.emit("warning", message=f"the bits may be others than without the stop: {'; '.join(changed)}")
+    if session.supply.steps != found.state["steps"]:
+        message = (
+            f"the run was to have {found.state['steps']} steps, and now has {session.supply.steps}: from here on the"
+        )
+        events.emit("warning", message=f"{message} learning rate follows the new length")
+    kept.restore(session, found)
+    events.emit("resumed", step=session.step, path=str(at))
+
+
+def _publish(
+    session: Session, base: Base, anatomy: Anatomy, run: Path, events: Events, asked: Mapping[str, Any]
+) -> None:
+    """The artifact and its manifest, and what it measures on the held-out rows."""
+    chosen = session.step
+    if session.best and session.best["step"] != session.step:
+        chosen = session.best["step"]
+        found = checkpoint.read(checkpoint.path_of(run, chosen))
+        kept.trained(session, found)
+        session.method.restore(session.accelerator.unwrap_model(session.model), found.tensors["method"])
+    after = f" (as it was after step {chosen}, the best)" if chosen != session.step else ""
+    events.emit("stage", name="publish", detail=f"{run / session.method.artifact}{after}")
+    facts = {**manifest(session, base, anatomy, publish(session, base, run), run), "asked": asked}
+    facts["published_step"] = chosen
+    write_json(run / rundir.MANIFEST, facts)  # before measuring: an evaluation that fails loses no run
+    if session.measure:
+        events.emit("stage", name="evaluate", detail=f"{len(session.measure.rows)} held-out rows")
+        with session.fast.on(session.model):
+            facts["metrics"] = session.measure(session.model)
+        events.emit("eval", step=chosen, **facts["metrics"])
+        write_json(run / rundir.MANIFEST, facts)
 
 
 def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, Base, Anatomy]:
@@ -144,7 +239,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     if start:
         method.start_from(model, recipe.method, start.folder)
     if recipe.train.gradient_checkpointing:
-        checkpoint(model.get_base_model(), recipe.train.offload_activations, accelerator.device)
+        recompute(model.get_base_model(), recipe.train.offload_activations, accelerator.device)
     events.emit(
         "model",
         parameters=parameters,
@@ -176,6 +271,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         accelerator=accelerator,
         model=model,
         optimizer=optimizer,
+        trained=in_order(optimizer, accelerator.unwrap_model(model)),
         fast=fast,
         collate=collate,
         supply=supply,
@@ -185,7 +281,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     return session, base, anatomy
 
 
-def checkpoint(model: Any, offload: bool, device: Any) -> None:
+def recompute(model: Any, offload: bool, device: Any) -> None:
     """Keep a layer's inputs alone for the backward pass, in host memory where they are to be offloaded.
 
     Raises UsageError where there is nothing to offload from, or the model cannot be checkpointed.

@@ -46,6 +46,12 @@ def build_optimizer(settings: TrainSettings, parameters: Iterable[tuple[float, A
     return builders[settings.optimizer](listed, lr=rate, weight_decay=settings.weight_decay)
 
 
+def in_order(optimizer: Any, model: Any) -> dict[str, Any]:
+    """The optimizer's parameters by their names in ``model``, in its own order."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: parameter for group in optimizer.param_groups for parameter in group["params"]}
+
+
 def set_rate(optimizer: Any, learning_rate: float) -> None:
     """The next update's learning rate."""
     for group in optimizer.param_groups:

@@ -1,6 +1,6 @@
 """A run directory being made: claimed, held by one process, and filled.
 
-    recipe.yaml  resolved.yaml  environment.json  metrics.jsonl  adapter/  manifest.json
+    recipe.yaml  resolved.yaml  environment.json  metrics.jsonl  checkpoints/  adapter/  manifest.json
 
 manifest.json is written last: a directory that has one holds a finished run.
 """
@@ -9,32 +9,35 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from peftctl import __version__
-from peftctl.atomic import lock
+from peftctl.atomic import clear_partial, lock
 from peftctl.crashlog import redact
 from peftctl.errors import MachineError, UsageError
+from peftctl.train.checkpoint import FOLDER as CHECKPOINTS
 from peftctl.train.trackers import FOLDER
 
 LOCK = ".lock"
-STARTED = ("recipe.yaml", "resolved.yaml", "environment.json", "metrics.jsonl")
-OURS = {*STARTED, "adapter", "model", FOLDER}
+LOG = "metrics.jsonl"
+STARTED = ("recipe.yaml", "resolved.yaml", "environment.json", LOG)
+PUBLISHED = ("adapter", "model")
+OURS = {*STARTED, *PUBLISHED, FOLDER, CHECKPOINTS}
+MANIFEST = "manifest.json"
 UNFINISHED = "unfinished-"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "safetensors", "tokenizers")
 
 
 @contextmanager
-def claim(path: Path, note: Callable[[str], None]) -> Iterator[Path]:
-    """Make ``path`` and hold its lock. Raises UsageError where something is there, MachineError where it cannot be.
-
-    What a run that never finished left there is moved aside, into ``unfinished-N``, and ``note`` is told.
-    """
+def claim(path: Path) -> Iterator[Path]:
+    """Make ``path`` and hold its lock. Raises UsageError where it cannot be a folder, MachineError where it cannot be
+    made, or another process holds it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -44,7 +47,9 @@ def claim(path: Path, note: Callable[[str], None]) -> Iterator[Path]:
     if not os.access(path, os.W_OK):
         raise MachineError(f"output: {path} cannot be written to")
     with lock(path / LOCK, f"output: another process is working in {path}"):
-        _move_unfinished(path, note)
+        clear_partial(path)
+        if (path / CHECKPOINTS).is_dir():
+            clear_partial(path / CHECKPOINTS)
         yield path
 
 
@@ -57,23 +62,52 @@ def clear(path: Path) -> None:
         path.rmdir()
 
 
-def _move_unfinished(path: Path, note: Callable[[str], None]) -> None:
+def left(path: Path) -> list[str]:
+    """What an earlier run has left in ``path``, by name. Raises UsageError where some of it is no run's."""
     there = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
-    left = [name for name in there if not name.startswith(UNFINISHED)]
-    if not left:
+    names = [name for name in there if not name.startswith(UNFINISHED)]
+    if not {*names} <= {*OURS, MANIFEST}:
+        raise taken(path, names)
+    return names
+
+
+def taken(path: Path, names: list[str]) -> UsageError:
+    """The error to raise where ``path`` has ``names`` in it, which are not to be overwritten."""
+    what = "a finished run" if MANIFEST in names else "something already"
+    return UsageError(
+        f"output: {path} holds {what} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})",
+        "nothing is overwritten: give --output another directory, or remove this one",
+    )
+
+
+def move_unfinished(path: Path, note: Callable[[str], None]) -> None:
+    """Move what a run that never finished has left into ``unfinished-N``, and tell ``note``."""
+    names = left(path)
+    if not names:
         return
-    if "manifest.json" in left or not set(left) <= OURS:
-        what = "a finished run" if "manifest.json" in left else "something already"
-        raise UsageError(
-            f"output: {path} holds {what} ({', '.join(left[:4])}{', ...' if len(left) > 4 else ''})",
-            "nothing is overwritten: give --output another directory, or remove this one",
-        )
-    taken = [int(name.removeprefix(UNFINISHED)) for name in there if name.removeprefix(UNFINISHED).isdigit()]
-    aside = path / f"{UNFINISHED}{max(taken, default=0) + 1}"
+    numbers = [entry.name.removeprefix(UNFINISHED) for entry in path.iterdir()]
+    aside = path / f"{UNFINISHED}{max((int(each) for each in numbers if each.isdigit()), default=0) + 1}"
     aside.mkdir()
-    for name in left:
+    for name in names:
         (path / name).rename(aside / name)
     note(f"a run that did not finish was in {path}; what it left is now in {aside.name}/")
+
+
+def unpublish(path: Path) -> None:
+    """Take back what a run published that was stopped before it was done: it will be published again.
+
+    The manifest goes first: without it nothing is taken for finished.
+    """
+    (path / MANIFEST).unlink(missing_ok=True)
+    for name in PUBLISHED:
+        shutil.rmtree(path / name, ignore_errors=True)
+
+
+def cut_log(path: Path, size: int) -> None:
+    """Take from the run's log what came after it had ``size`` bytes: those steps are made again."""
+    log = path / LOG
+    if log.exists() and log.stat().st_size > size:
+        os.truncate(log, size)
 
 
 def environment() -> dict[str, Any]:
@@ -91,6 +125,16 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "command": redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What of two environments may give other bits."""
+    for key in ("python", "processor", "threads", "gpus"):
+        if then.get(key) != now[key]:
+            yield f"{key} {then.get(key)} then, {now[key]} now"
+    before = then.get("packages", {})
+    yield from (f"{name} {before.get(name)} then, {version} now" for name, version in now["packages"].items()
+                if before.get(name) != version)  # fmt: skip
 
 
 def _version(package: str) -> str | None:

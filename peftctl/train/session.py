@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,11 @@ from peftctl.tasks import Task
 
 @dataclass
 class Session:
-    """A run in progress. ``recipe`` is resolved; ``step`` counts optimizer steps done, ``losses`` has one of each."""
+    """A run in progress. ``recipe`` is resolved; ``step`` counts optimizer steps done, ``losses`` has one of each.
+
+    ``trained``: the parameters that are trained, by name, in the optimizer's order. ``evaluations``: what was measured
+    while training, each with its ``step``; ``best``: step and loss of the best of them, where the recipe asks for it.
+    """
 
     recipe: Recipe
     task: Task
@@ -27,6 +32,7 @@ class Session:
     accelerator: Any
     model: Any
     optimizer: Any
+    trained: Mapping[str, Any]
     fast: FastPaths
     collate: Collator
     supply: Supply
@@ -35,3 +41,5 @@ class Session:
     step: int = 0
     skipped: int = 0
     losses: list[float] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None

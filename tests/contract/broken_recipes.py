@@ -288,10 +288,10 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "a misspelt setting",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: lora\noutput: runs/x\ntrain: {learing_rate: 1e-4}\n"),
         [
-            "recipe.yaml:6:9: train.learing_rate: no such setting; allowed: epochs, max_steps, "
+            "recipe.yaml:6:9: train.learing_rate: no such setting; allowed: epochs, max_steps, max_time, "
             "batch_size, micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, "
             "weight_decay, max_grad_norm, gradient_checkpointing, offload_activations, seed, init_from, fast, "
-            "log_every; did you mean "
+            "log_every, log_rows, save_every, keep_checkpoints, deterministic; did you mean "
             "learning_rate?",
         ],
     ),
@@ -299,20 +299,20 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "an abbreviation",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: lora\noutput: runs/x\ntrain: {lr: 1e-4}\n"),
         [
-            "recipe.yaml:6:9: train.lr: no such setting; allowed: epochs, max_steps, batch_size, "
+            "recipe.yaml:6:9: train.lr: no such setting; allowed: epochs, max_steps, max_time, batch_size, "
             "micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, weight_decay, "
-            "max_grad_norm, gradient_checkpointing, offload_activations, seed, init_from, fast, log_every; "
-            "did you mean learning_rate?",
+            "max_grad_norm, gradient_checkpointing, offload_activations, seed, init_from, fast, log_every, "
+            "log_rows, save_every, keep_checkpoints, deterministic; did you mean learning_rate?",
         ],
     ),
     (
         "a hyphen for an underscore",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: lora\noutput: runs/x\ntrain: {batch-size: 4}\n"),
         [
-            "recipe.yaml:6:9: train.batch-size: no such setting; allowed: epochs, max_steps, "
+            "recipe.yaml:6:9: train.batch-size: no such setting; allowed: epochs, max_steps, max_time, "
             "batch_size, micro_batch_tokens, learning_rate, schedule, warmup_ratio, optimizer, "
             "weight_decay, max_grad_norm, gradient_checkpointing, offload_activations, seed, init_from, fast, "
-            "log_every; did you mean "
+            "log_every, log_rows, save_every, keep_checkpoints, deterministic; did you mean "
             "batch_size?",
         ],
     ),

@@ -148,6 +148,9 @@ CHANGES: dict[str, Any] = {
     "train.offload_activations": (True, "has no effect without gradient_checkpointing"),
     "train.seed": 7,
     "train.log_every": 2,
+    "train.log_rows": True,
+    "train.save_every": 2,
+    "train.max_time": ("0s", "stopped by train.max_time: 0s before the first step"),
     "train.init_from": ("nowhere", "no such folder"),
     "train.fast.packed": False,
     "train.fast.loss": False,
@@ -155,6 +158,7 @@ CHANGES: dict[str, Any] = {
     "train.fast.norm": False,
     "data.learn": "all",
     "eval.every": 2,
+    "eval.best": (True, "has no effect without eval.every"),
     "eval.choices": ["odd", "even"],
     "track.to": ["tensorboard"],
     "track.project": ("triage", "has no effect without a tracker"),
@@ -166,7 +170,7 @@ BASE_METHODS: dict[str, dict[str, Any]] = {
     "ln_tuning": {}, "prompt_tuning": {"tokens": 4}, "p_tuning": {"tokens": 4}, "prefix_tuning": {"tokens": 4},
     "xlora": {"adapters": ["first", "second"], "depth": 2, "hidden": 8, "dropout": 0.0},
 }  # fmt: skip
-TIMED = {"cached", "seconds", "seconds_per_step", "tokens_per_s", "peak_memory_bytes"}
+TIMED = {"cached", "seconds", "size_bytes", "seconds_per_step", "tokens_per_s", "peak_memory_bytes"}
 
 
 def settings() -> set[str]:
@@ -271,8 +275,22 @@ def changed(name: str, value: Any) -> dict[str, Any]:
 
 
 def test_every_setting_of_the_schema_is_changed_here() -> None:
-    # What compile changes is time alone; tests/unit/test_fast_paths.py sees it used. on_bad_row needs a bad row.
-    assert settings() == {*CHANGES, "model.trust_remote_code", "train.fast.compile", "data.on_bad_row"}
+    # What compile changes is time alone; tests/unit/test_fast_paths.py sees it used. on_bad_row needs a bad row,
+    # keep_checkpoints several checkpoints: tests/integration/test_resume.py.
+    elsewhere = {"train.fast.compile", "train.keep_checkpoints"}
+    assert settings() == {*CHANGES, *elsewhere, "model.trust_remote_code", "data.on_bad_row", "train.deterministic"}
+
+
+def test_deterministic_has_torch_refuse_the_rest(folder: Path) -> None:
+    heard: list[bool] = []
+    for wanted in (False, True):
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(changed("train.deterministic", wanted)))
+        listen = Events(lambda event: heard.append(torch.are_deterministic_algorithms_enabled()))
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        job.train(load(folder / "recipe.yaml"), "", listen)
+        assert set(heard) == {wanted}
+        heard.clear()
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_on_bad_row_says_what_becomes_of_a_bad_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

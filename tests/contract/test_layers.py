@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[2] / "peftctl"
 LAYERS = [
     "errors", "nearest", "cache", "crashlog", "events", "atomic", "quiet", "example", "settings",
     "text", "formats", "fast", "objectives", "tasks", "tables", "methods", "recipe", "model", "data", "starter",
-    "evaluation", "inspection", "train", "generate", "run", "merge", "exporters", "console", "outcomes", "cli",
+    "evaluation", "inspection", "train", "generate", "run", "reproduce", "merge", "exporters",
+    "console", "outcomes", "cli",
 ]  # fmt: skip
 TABLES = ("formats", "objectives", "tasks", "methods", "exporters")
 NO_MEMBERS = {

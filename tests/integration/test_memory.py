@@ -20,8 +20,8 @@ def runs_out_above(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     objective: Any = OBJECTIVES["cross_entropy"]
     right = type(objective).step
 
-    def step(self: Any, model: Any, batch: Mapping[str, Any]) -> Loss:
-        made: Loss = right(self, model, batch)
+    def step(self: Any, model: Any, batch: Mapping[str, Any], **by: Any) -> Loss:
+        made: Loss = right(self, model, batch, **by)
         if batch["inputs"]["input_ids"].numel() > tokens:
             made.sum.backward()  # half of the gradients are there when it happens
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -81,12 +81,12 @@ def test_no_gradient_is_computed_below_the_lowest_adapter(
     seen: list[list[bool]] = []
     right = loop.run
 
-    def watched(session: Any, events: Any) -> None:
+    def watched(session: Any, events: Any, *others: Any) -> None:
         layers = session.model.get_base_model().model.layers
         needed: list[bool] = []
         for layer in layers:
             layer.register_forward_pre_hook(lambda module, args: needed.append(args[0].requires_grad))
-        right(session, events)
+        right(session, events, *others)
         seen.append(needed[: len(layers)])
 
     monkeypatch.setattr(loop, "run", watched)

@@ -24,7 +24,7 @@ def test_a_run_leaves_all_its_files_and_learns(tmp_path: Path, tiny_model: Path)
     run, events = jobs.train(tmp_path, tiny_model, train={"epochs": 6}, data={"eval": {"count": 8}})
 
     assert sorted(p.name for p in run.iterdir()) == [
-        "adapter", "environment.json", "manifest.json", "metrics.jsonl", "recipe.yaml", "resolved.yaml",
+        "adapter", "checkpoints", "environment.json", "manifest.json", "metrics.jsonl", "recipe.yaml", "resolved.yaml",
     ]  # fmt: skip
     seen = jobs.losses(events)
     assert seen[-1] < 0.7 * seen[0]
@@ -235,7 +235,7 @@ def test_a_finished_run_is_never_overwritten(tmp_path: Path, tiny_model: Path) -
     run, _ = jobs.train(tmp_path, tiny_model)
     before = atomic.inventory(run)
     with pytest.raises(UsageError, match="holds a finished run"):
-        jobs.train(tmp_path, tiny_model)
+        jobs.train(tmp_path, tiny_model, method={"rank": 2})
     assert atomic.inventory(run) == before
 
 
@@ -294,7 +294,7 @@ def test_three_updates_that_are_not_finite_stop_the_run(
     real = CrossEntropy.step
     calls = []
 
-    def broken(self: CrossEntropy, model: object, batch: dict[str, object]) -> Loss:
+    def broken(self: CrossEntropy, model: object, batch: dict[str, object], **_: object) -> Loss:
         loss = real(self, model, batch)
         calls.append(1)
         return Loss(loss.sum * float("nan"), loss.count) if len(calls) in (1, 3, 4, 5) else loss
@@ -316,7 +316,7 @@ def test_a_skipped_update_leaves_the_weights_alone_and_is_counted(
     real = CrossEntropy.step
     calls = []
 
-    def broken(self: CrossEntropy, model: object, batch: dict[str, object]) -> Loss:
+    def broken(self: CrossEntropy, model: object, batch: dict[str, object], **_: object) -> Loss:
         loss = real(self, model, batch)
         calls.append(1)
         return Loss(loss.sum * float("inf"), loss.count) if len(calls) == 2 else loss

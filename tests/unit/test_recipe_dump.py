@@ -132,7 +132,11 @@ train:
     lora: true  # default
     norm: true  # default
   log_every: 1  # base.yaml
+  log_rows: false  # default
+  keep_checkpoints: 2  # default
+  deterministic: false  # default
 eval:
+  best: false  # default
   choices:  # r.yaml
   - "a\\nb"
   - c

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,14 @@ def test_what_is_no_finished_run_is_refused_with_what_it_is(tmp_path: Path) -> N
         assert refused(run).startswith(f"{run}/manifest.json {fault}")
 
 
-def claimed(path: Path, heard: list[str] | None = None) -> AbstractContextManager[Path]:
-    return rundir.claim(path, (heard if heard is not None else []).append)
+@contextmanager
+def claimed(path: Path, heard: list[str] | None = None) -> Iterator[Path]:
+    """As a run that begins anew has it."""
+    with rundir.claim(path) as run:
+        if rundir.MANIFEST in (names := rundir.left(run)):
+            raise rundir.taken(run, names)
+        rundir.move_unfinished(run, (heard if heard is not None else []).append)
+        yield run
 
 
 def test_a_claimed_directory_is_made_and_held(tmp_path: Path) -> None:
