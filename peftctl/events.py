@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.crashlog import redact
+from peftctl.errors import MachineError
 
 Event = Mapping[str, Any]
 Listener = Callable[[Event], None]
@@ -50,7 +51,10 @@ def metrics_log(path: Path) -> Listener:
 
     def listen(event: Event) -> None:
         line = redact(json.dumps(event, ensure_ascii=False, allow_nan=False, default=str))
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise MachineError(f"{path} cannot be written to: {error.strerror}") from error
 
     return listen

@@ -52,6 +52,13 @@ def reproduce(run: Run, output: Path | None, events: Events) -> Reproduction:
     Raises UsageError where its base is another now, and whatever training raises.
     """
     run.check_intact()
+    if lengthened := run.manifest.get("lengthened"):
+        step, steps = lengthened[-1]
+        raise UsageError(
+            f"{run.path} was to have {steps} steps until it had made {step}, and then got another length: "
+            "no recipe alone gives the same bits",
+            "train for the first length, and go on from there with --resume, as it was done",
+        )
     again = output or run.path.with_name(run.path.name + AGAIN)
     if again.absolute() == run.path:
         raise UsageError(f"--output: {again} is the run itself")

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peftctl.atomic import inventory, sha256
+from peftctl.atomic import sha256
 from peftctl.data import sources
 from peftctl.data.collate import Collator, pad_id
 from peftctl.data.encode import Encoding, encode
 from peftctl.data.sources import Sourced
-from peftctl.errors import DataError, UsageError, VerificationError
+from peftctl.errors import DataError, UsageError
 from peftctl.evaluation.measure import Measurement
 from peftctl.example import ROLES, Turn
 from peftctl.generate import Sampling, encode_prompt, generate
@@ -29,6 +29,7 @@ from peftctl.recipe import Recipe
 from peftctl.recipe import load as load_recipe
 from peftctl.tasks import TASKS
 from peftctl.text import template
+from peftctl.train import rundir
 
 # A resolved recipe names every target: a mixture of experts has tens of thousands.
 RESOLVED_BYTES = 50_000_000
@@ -58,16 +59,7 @@ class Run:
 
     def check_intact(self) -> None:
         """Raises VerificationError naming the first file that is not what the manifest says it is."""
-        recorded = self.manifest["files"]
-        found = {f"{self.artifact.name}/{name}": entry for name, entry in inventory(self.artifact).items()}
-        for name in sorted({*recorded, *found}):
-            there = self.path / name
-            if name not in found and there.is_file():
-                found[name] = {"size_bytes": there.stat().st_size, "sha256": sha256(there)}
-            if name not in found:
-                raise VerificationError(f"{there} is missing, which the run's manifest names")
-            if recorded.get(name) != found[name]:
-                raise VerificationError(f"{there} is not the file that the run's manifest says was published")
+        rundir.check_published(self.path, self.manifest)
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,14 @@ def cache(
     from peftctl import console
     from peftctl.cache import cache_home
     from peftctl.data import cache as rows
+    from peftctl.sizes import size
 
     freed = rows.clear() if clear else 0
     sizes = rows.sizes()
     if as_json:
-        kinds = {name: {"entries": count, "bytes": size} for name, (count, size) in sizes.items()}
+        kinds = {name: {"entries": count, "bytes": taken} for name, (count, taken) in sizes.items()}
         console.say_json({"path": str(cache_home()), "freed_bytes": freed, **kinds})
         return
-    console.say(f"{cache_home()}" + (f": {console.size(freed)} freed" if clear else ""))
-    for name, (count, size) in sizes.items():
-        console.say(f"  {name:<8} {count:>6,} entr{'y' if count == 1 else 'ies'}  {console.size(size)}")
+    console.say(f"{cache_home()}" + (f": {size(freed)} freed" if clear else ""))
+    for name, (count, taken) in sizes.items():
+        console.say(f"  {name:<8} {count:>6,} entr{'y' if count == 1 else 'ies'}  {size(taken)}")

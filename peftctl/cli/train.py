@@ -56,7 +56,7 @@ def train(
         from peftctl.train import job
 
         quiet.no_progress_bars()
-        job.train(loaded, read_text(recipe), Events(listener), resume or "auto")
+        job.train(loaded, read_text(recipe), Events(listener), "auto" if resume is None else resume)
 
 
 def _reproduce(path: Path, output: str | None, *, as_json: bool) -> None:

@@ -277,14 +277,6 @@ def figure(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4g}"
 
 
-def size(count: int) -> str:
-    """A number of bytes for people."""
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} bytes"
-
-
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss or m:ss."""
     minutes, rest = divmod(round(seconds), 60)

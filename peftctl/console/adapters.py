@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from peftctl.console import RARE, clock, figure, figures, say, size, table, visible
+from peftctl.console import RARE, clock, figure, figures, say, table, visible
 from peftctl.inspection.able import Able
 from peftctl.inspection.adapter import AdapterFacts
 from peftctl.inspection.checkpoints import CheckpointFacts
@@ -19,6 +19,7 @@ from peftctl.inspection.runs import RunFacts
 from peftctl.inspection.steps import StepFacts
 from peftctl.inspection.update import Module
 from peftctl.model.targets import summary
+from peftctl.sizes import size
 
 LONGEST_WORD = 120
 MOST_PROBLEMS = 20
@@ -44,7 +45,9 @@ def _step(facts: StepFacts) -> None:
     said = f", loss {figure(facts.loss)}" if facts.loss is not None else ""
     said += f", gradient norm {figure(facts.grad_norm)}" if facts.grad_norm is not None else ""
     _head(facts.path, f"step {facts.step:,} of {facts.steps:,}{said}; {len(facts.rows)} rows")
-    if not any(row["loss"] is not None for row in facts.rows):
+    if not facts.made:
+        say("this step is not made yet")
+    elif not any(row["loss"] is not None for row in facts.rows):
         say("their losses were not logged: train.log_rows has that done")
     # The row with the largest loss first: it is what one looks for.
     for row in sorted(facts.rows, key=lambda row: -(row["loss"] if row["loss"] is not None else 0.0)):
@@ -212,10 +215,20 @@ def _run(facts: RunFacts) -> None:
     if facts.own:
         trained = f"{facts.trained:,} trained; " if facts.trained is not None else ""
         _say(_word(facts.own["folder"]), f"{_word(facts.method or 'method not said')}, {trained}{_weights(facts.own)}")
+    _goes_on(facts)
     if facts.unfinished:
         _say("earlier", f"{', '.join(_word(name) for name in facts.unfinished[:4])}: attempts that did not finish")
     for note in facts.notes:
         say(f"note: {visible(note)}")
+
+
+def _goes_on(facts: RunFacts) -> None:
+    """From where a run that was stopped goes on."""
+    if facts.status == "interrupted":
+        found = f"after step {facts.goes_on_from:,}" if facts.goes_on_from is not None else "no intact checkpoint"
+        _say("goes on", found)
+    for name, how in facts.lost.items():
+        say(f"error: checkpoint {_word(name)} {_word(how)}")
 
 
 def _progress(facts: RunFacts) -> str:

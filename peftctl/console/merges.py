@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftctl.console import figure, say, size, visible
+from peftctl.console import figure, say, visible
+from peftctl.sizes import size
 
 
 def show(out: Path, manifest: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from peftctl.console import _Console, say, size, visible
+from peftctl.console import _Console, say, visible
 from peftctl.inspection.facts import (
     COUNTED_BY_PEFT,
     SIZES,
@@ -22,6 +22,7 @@ from peftctl.inspection.facts import (
 )
 from peftctl.inspection.model import ModelFacts
 from peftctl.inspection.roles import EXPERTS, HEAD
+from peftctl.sizes import size
 
 MOST_NAMED = 4  # methods in a line of targets
 WIDE = 160  # columns, where no terminal says how many there are

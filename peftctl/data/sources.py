@@ -162,7 +162,7 @@ def _pin(where: Where, source: RowSettings) -> str:
         raise DataError(
             f"{where.name}: is not the file that the recipe pins (SHA-256 {digest[:12]}..., pinned "
             f"{str(source.sha256)[:12]}...)",
-            "take the pinned file, or leave out sha256 to train on this one",
+            "take the file it was then; where the recipe itself says sha256, leave that out to train on this one",
         )
     return digest
 

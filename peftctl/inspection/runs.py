@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from peftctl.errors import PeftctlError, UsageError
 from peftctl.inspection import bounded
 from peftctl.inspection.adapter import adapter_facts
 from peftctl.inspection.adapter_config import NAME as ADAPTER_CONFIG
+from peftctl.inspection.checkpoints import checkpoint_facts
 from peftctl.inspection.journal import Journal, numbers, read_journal
 from peftctl.inspection.own import weights
 from peftctl.inspection.published import MANIFEST, Published, differing
@@ -20,6 +22,7 @@ from peftctl.inspection.values import count, mapping, number, word
 RESOLVED, LOCK, UNFINISHED = "resolved.yaml", ".lock", "unfinished-"
 # What is there from a run's first minute on.
 STARTED = ("recipe.yaml", RESOLVED, "environment.json", "metrics.jsonl")
+CHECKPOINTS, STEP = "checkpoints", re.compile(r"step-\d{6,}")
 RESOLVED_BYTES = 500_000  # YAML is read in Python: a megabyte takes seconds
 
 Status = Literal["finished", "in progress", "interrupted"]
@@ -32,6 +35,9 @@ class RunFacts:
 
     ``quantization``: how the base was quantised. ``trained``: how many parameters. ``own``: what was trained where that
     is no adapter of PEFT's.
+
+    ``goes_on_from``: the step of the newest checkpoint that is intact, of a run that is not finished; ``lost``:
+    checkpoints newer than that one, which are not, and why.
 
     ``loss`` is the last that was logged, ``losses`` the first and last of all. ``seconds`` is None until a run is
     done. ``adapter`` has the facts of what was trained, in short. ``unfinished``: folders of earlier attempts.
@@ -66,6 +72,8 @@ class RunFacts:
     adapter: Mapping[str, Any] | None
     own: Mapping[str, Any] | None
     unfinished: tuple[str, ...]
+    goes_on_from: int | None
+    lost: Mapping[str, str]
     notes: tuple[str, ...]
 
     @property
@@ -99,6 +107,7 @@ def run_facts(path: Path) -> RunFacts:
     adapter, own = _artifact(path, known, notes) if finished else (None, None)
     method, base = mapping(made_by.get("method")), mapping(made_by.get("base"))
     evaluated = mapping(journal.last("eval"))
+    goes_on_from, lost = (None, {}) if finished or process is not None else _newest(path)
     return RunFacts(
         path=str(path),
         status="finished" if finished else "in progress" if process is not None else "interrupted",
@@ -131,8 +140,24 @@ def run_facts(path: Path) -> RunFacts:
         adapter=adapter,
         own=own,
         unfinished=tuple(name for name in there if name.startswith(UNFINISHED)),
+        goes_on_from=goes_on_from,
+        lost=lost,
         notes=tuple(notes),
     )
+
+
+def _newest(run: Path) -> tuple[int | None, dict[str, str]]:
+    """The step that the run goes on from, and the newer checkpoints that are damaged, each with what is wrong first."""
+    folder = run / CHECKPOINTS
+    lost: dict[str, str] = {}
+    names = [name for name in bounded.names(folder) if STEP.fullmatch(name)] if folder.is_dir() else []
+    for name in sorted(names, reverse=True):
+        facts = checkpoint_facts(folder / name)
+        if facts.complete and facts.intact:
+            return facts.step, lost
+        what = [f"lacks {each}" for each in facts.missing] + [f"{file} {how}" for file, how in facts.damaged.items()]
+        lost[name] = what[0]
+    return None, lost
 
 
 def _holder(run: Path) -> int | None:

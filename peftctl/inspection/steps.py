@@ -19,13 +19,15 @@ LARGEST = 50_000_000  # bytes of a resolved recipe: it names every target
 @dataclass(frozen=True)
 class StepFacts:
     """``rows``: file and line (or row) of each row of ``step``, in the step's order, with its loss where that was
-    logged. ``loss`` and ``grad_norm`` are those of the step event that covers it."""
+    logged. ``loss`` and ``grad_norm`` are those of the step event that covers it; ``made``: whether the run has come
+    to it."""
 
     path: str
     step: int
     steps: int
     loss: float | None
     grad_norm: float | None
+    made: bool
     rows: Sequence[dict[str, Any]]
 
     wrong = False
@@ -57,7 +59,7 @@ def step_facts(run: Path, step: int, note: Any) -> StepFacts:
     logged = _logged(run, step)
     losses = logged.get("losses") or [None] * len(places)
     rows = [{"file": place.file, "line": place.line, "loss": loss} for place, loss in zip(places, losses, strict=True)]
-    return StepFacts(str(run), step, supply.steps, logged.get("loss"), logged.get("grad_norm"), rows)
+    return StepFacts(str(run), step, supply.steps, logged.get("loss"), logged.get("grad_norm"), "made" in logged, rows)
 
 
 def _logged(run: Path, step: int) -> dict[str, Any]:
@@ -74,5 +76,5 @@ def _logged(run: Path, step: int) -> dict[str, Any]:
             if event.get("event") == "rows" and event.get("step") == step:
                 found["losses"] = event["losses"]
             if event.get("event") == "step" and event.get("step", 0) >= step:
-                return {**found, "loss": event["loss"], "grad_norm": event["grad_norm"]}
+                return {**found, "made": True, "loss": event["loss"], "grad_norm": event["grad_norm"]}
     return found

@@ -114,5 +114,7 @@ def check(base: Base, recorded: dict[str, Any]) -> None:
     if found != wanted or layout_sha256(base.folder) != recorded["layout_sha256"]:
         raise UsageError(
             f"{base.folder} is not the base model this run was trained on: its tensors or files differ",
-            f"the run was trained on {recorded['name']}" + (f" at {recorded['commit']}" if recorded["commit"] else ""),
+            f"the run was trained on {recorded['name']}" + (f" at {recorded['commit']}" if recorded["commit"] else "")
+            if recorded["name"] != base.name
+            else "it has changed since",
         )

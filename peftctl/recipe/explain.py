@@ -46,6 +46,8 @@ def section_fault(document: Document, section: str, detail: ErrorDetails, settin
     if kind in ("model_type", "model_attributes_type") and len(detail["loc"]) == 1:
         inner = ", ".join(_fields(settings, (*path, "")))
         return fault(document, path, "must be a mapping", found, f"a mapping of {inner}")
+    if kind == "string_type" and _pattern(settings, path) == DURATION:
+        return fault(document, path, "has no unit", found, PATTERNS[DURATION])
     if kind in TYPES:
         hint = yaml_hint(document, path, found) if kind == "string_type" else ""
         wanted = "text or a list of it" if kind == "tuple_type" and _takes_text(settings, path) else TYPES[kind]
@@ -78,6 +80,12 @@ def _elsewhere(key: str) -> str:
     full = {f"{name}.{setting}" for name, section in sections for setting in section.model_fields}
     found = {name for name in full if key in (name.split(".")[1], name.replace(".", "_"))}
     return OURS.get(key, min(found) if len(found) == 1 else "")
+
+
+def _pattern(settings: type[Settings], path: nodes.Path) -> str | None:
+    """The pattern that a setting of the section itself must have."""
+    declared = settings.model_fields.get(str(path[-1])) if len(path) == 2 else None
+    return next((made.pattern for made in declared.metadata if hasattr(made, "pattern")), None) if declared else None
 
 
 def fault(

@@ -76,6 +76,12 @@ def _eval_before_the_end(document: Document) -> Iterator[Fault]:
         yield Fault(place, "eval.every", problem, str(every), also=also)
 
 
+def _rows_are_numbered(document: Document) -> Iterator[Fault]:
+    if document.at(("train", "log_rows")) is True and document.at(("data", "streaming")) is True:
+        place, also = document.place(("train", "log_rows")), document.place(("data", "streaming"))
+        yield Fault(place, "train.log_rows", "has no effect on streamed rows, which are not numbered", also=also)
+
+
 def _best_of_several(document: Document) -> Iterator[Fault]:
     if document.at(("eval", "best")) is True and document.at(("eval", "every")) is None:
         yield Fault(document.place(("eval", "best")), "eval.best", "has no effect without eval.every")
@@ -212,6 +218,7 @@ RULES: tuple[Rule, ...] = (
     _one_eval_source,
     _eval_needs_rows,
     _eval_before_the_end,
+    _rows_are_numbered,
     _best_of_several,
     _choices_differ,
     _project_needs_a_tracker,

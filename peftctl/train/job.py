@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from peftctl.model.fast import FastPaths, compile_pays
 from peftctl.model.locate import Base
 from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
-from peftctl.recipe import able, dump_resolved, resolve
+from peftctl.recipe import able, resolve
 from peftctl.recipe.schema import Recipe
 from peftctl.tasks import TASKS, Layout
 from peftctl.train import checkpoint, distributed, kept, loop, resume, rundir, trackers
@@ -62,7 +63,9 @@ def train(recipe: Recipe, recipe_text: str, events: Events, how: str = resume.AU
             beginning = resume.begin(run, recipe, how, lambda text: events.emit("warning", message=text))
             distributed.tell(accelerator, beginning)
             if beginning.way == "done":
+                steps = json.loads((run / rundir.MANIFEST).read_text("utf-8"))["steps"]
                 events.emit("warning", message=f"{run} is finished: there is nothing to do")
+                events.emit("done", path=str(run), steps=steps, skipped=0, seconds=0.0)
                 return run
             _train(recipe, recipe_text, events, accelerator, run, stops, beginning, began)
     return run
@@ -97,7 +100,7 @@ def _train(  # noqa: PLR0913 - what a run is made of
     found = checkpoint.read(at) if at else None
     if at and found:
         recipe = resume.recipe_at(at, recipe)
-        resume.set_aside(run, at)
+        resume.set_aside(run, at, lambda text: events.emit("warning", message=text))
         rundir.cut_log(run, found.state["log_bytes"] if at.parent == run / checkpoint.FOLDER else 0)
     try:
         events.add(metrics_log(run / rundir.LOG))
@@ -107,16 +110,23 @@ def _train(  # noqa: PLR0913 - what a run is made of
         check_room(run, session.recipe, attach.trainable(session.model))
         if at and found:
             _go_on(session, base, at, found, saver_needs["environment"], events)
-        write_text(run / RESOLVED_FILE, dump_resolved(session.recipe, kept.RESOLVED))
+        write_text(run / RESOLVED_FILE, kept.resolved(session))
         write_json(run / "environment.json", saver_needs["environment"])
     except BaseException:
-        if not at:
+        if not checkpoint.all_of(run):
             rundir.clear(run)
         raise
+    stops.hint = "every step is made: the same command publishes what was trained"
+    before = float(found.state["seconds"]) if found else 0.0
 
     def beside() -> dict[str, Any]:
         log = run / rundir.LOG
-        return {**saver_needs, "base": identity.identity(base), "log_bytes": log.stat().st_size if log.exists() else 0}
+        return {
+            **saver_needs,
+            "base": identity.identity(base),
+            "log_bytes": log.stat().st_size if log.exists() else 0,
+            "seconds": before + time.monotonic() - began,
+        }
 
     saver = Saver(session, run, events, beside, at)
     if session.recipe.track.to:
@@ -127,14 +137,14 @@ def _train(  # noqa: PLR0913 - what a run is made of
         events.emit("fast", **put_in)
         try:
             loop.run(session, events, saver, stops, found)
-        except DivergedError as error:
-            if saver.last:
+        except (DivergedError, MachineError) as error:
+            if saver.last and str(saver.last) not in str(error):
                 error.hint = f"{error.hint}; the last checkpoint before is {saver.last}".removeprefix("; ")
             raise
     accelerator.wait_for_everyone()
-    write_text(run / RESOLVED_FILE, dump_resolved(session.recipe, kept.RESOLVED))  # memory may have changed it
+    write_text(run / RESOLVED_FILE, kept.resolved(session))  # memory may have changed it
     _publish(session, base, anatomy, run, events, asked)
-    seconds = round(time.monotonic() - began, 1)
+    seconds = round(before + time.monotonic() - began, 1)
     events.emit("done", path=str(run), steps=session.step, skipped=session.skipped, seconds=seconds)
 
 
@@ -158,6 +168,8 @@ def _go_on(
         )
         events.emit("warning", message=f"{message} learning rate follows the new length")
     kept.restore(session, found)
+    if session.supply.steps != found.state["steps"]:
+        session.lengthened.append([session.step, found.state["steps"]])
     events.emit("resumed", step=session.step, path=str(at))
 
 
@@ -174,7 +186,7 @@ def _publish(
     after = f" (as it was after step {chosen}, the best)" if chosen != session.step else ""
     events.emit("stage", name="publish", detail=f"{run / session.method.artifact}{after}")
     facts = {**manifest(session, base, anatomy, publish(session, base, run), run), "asked": asked}
-    facts["published_step"] = chosen
+    facts |= {"published_step": chosen, "lengthened": session.lengthened}
     write_json(run / rundir.MANIFEST, facts)  # before measuring: an evaluation that fails loses no run
     if session.measure:
         events.emit("stage", name="evaluate", detail=f"{len(session.measure.rows)} held-out rows")

@@ -34,12 +34,22 @@ def taken(session: Session, beside: Mapping[str, Any], history: Mapping[str, Any
             "skipped": session.skipped,
             "evaluations": session.evaluations,
             "best": session.best,
+            "lengthened": session.lengthened,
+            "origins": dict(session.recipe.origins),
             "optimizer": session.recipe.train.optimizer,
             "groups": _groups(session.optimizer, names),
             **beside,
         },
-        dump_resolved(session.recipe, RESOLVED),
+        resolved(session),
     )
+
+
+def resolved(session: Session) -> str:
+    """The recipe with every choice made, as YAML, and what training it gives."""
+    if not session.lengthened:
+        return dump_resolved(session.recipe, RESOLVED)
+    words = "; ".join(f"up to step {step} the run was to have {steps} steps" for step, steps in session.lengthened)
+    return dump_resolved(session.recipe, f"Every choice made, at the end: {words}.")
 
 
 def restore(session: Session, found: Checkpoint) -> None:
@@ -61,6 +71,7 @@ def restore(session: Session, found: Checkpoint) -> None:
     session.step, session.skipped = found.step, int(found.state["skipped"])
     session.losses = found.tensors["history"]["losses"].tolist()
     session.evaluations, session.best = list(found.state["evaluations"]), found.state["best"]
+    session.lengthened = list(found.state["lengthened"])
 
 
 def trained(session: Session, found: Checkpoint) -> None:

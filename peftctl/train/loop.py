@@ -38,7 +38,7 @@ def run(session: Session, events: Events, saver: Saver, stops: Stops, found: Che
     """
     import torch
 
-    train, accelerator, steps = session.recipe.train, session.accelerator, session.supply.steps
+    train, accelerator, steps, start = session.recipe.train, session.accelerator, session.supply.steps, session.step
     rate = schedule(train.schedule, train.warmup_ratio, steps)
     gradients = GradientGuard(session.model.named_parameters(), steps)
     trained = list(session.trained.values())
@@ -52,7 +52,7 @@ def run(session: Session, events: Events, saver: Saver, stops: Stops, found: Che
     with Feed(partial(_work, session), steps) as feed, stops.noted():
         while True:
             best = _measure(session, stops, events)
-            stop = _agreed(session, stops)
+            stop = _agreed(session, stops, moved=session.step > start)
             if best or stop or saver.due or session.step == steps:
                 saver.save(*window.kept(gradients))
             if stop:
@@ -134,7 +134,7 @@ def _measure(session: Session, stops: Stops, events: Events) -> bool:
     return True
 
 
-def _agreed(session: Session, stops: Stops) -> str:
+def _agreed(session: Session, stops: Stops, *, moved: bool) -> str:
     """Why all processes are to stop after this step, or "".
 
     One of several is stopped by what another has heard, of which they tell each other where they wait for their
@@ -144,11 +144,12 @@ def _agreed(session: Session, stops: Stops) -> str:
 
     accelerator = session.accelerator
     if accelerator.num_processes == 1:
-        return stops.asked
+        return stops.asked(moved=moved)
     if session.step % session.recipe.train.log_every and session.step != session.supply.steps:
         return ""
-    heard = torch.tensor(float(bool(stops.asked)), device=accelerator.device)
-    return (stops.asked or "another process's signal") if accelerator.reduce(heard, "sum") else ""
+    why = stops.asked(moved=moved)
+    heard = torch.tensor(float(bool(why)), device=accelerator.device)
+    return (why or "another process's signal") if accelerator.reduce(heard, "sum") else ""
 
 
 def _stopped(session: Session, stops: Stops, saver: Saver, why: str) -> StoppedError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ FREE = {
 }
 LENGTH = ("train.epochs", "train.max_steps")
 FREE_WHOLE = ("track", "output")
+# Where things are: what they are is told by their hashes.
+MOVED = re.compile(r"model\.name|data\.(train\[\d+\]|eval)\.path")
+OTHERWISE = f"the recipe as it was goes on; `--resume {NEVER}` starts over, and so does another --output"
 # A resolved recipe names every target: a mixture of experts has tens of thousands.
 RESOLVED_BYTES = 50_000_000
 
@@ -44,53 +48,93 @@ def asked(recipe: Recipe) -> dict[str, Any]:
 def begin(run: Path, recipe: Recipe, how: str, note: Note) -> Beginning:
     """Where the run in ``run``, which is claimed, begins. ``how``: auto, never, or a checkpoint or another run.
 
-    Raises UsageError where what is there is not this recipe's, VerificationError where no checkpoint is intact.
+    Raises UsageError where what is there is not this recipe's, VerificationError where no checkpoint is intact, or a
+    finished run is not what it was.
     """
     there = rundir.left(run)
-    finished = rundir.MANIFEST in there
-    if how not in (AUTO, NEVER):
-        return _from(Path(how).expanduser().absolute(), run, recipe, there)
-    if finished:
-        manifest = json.loads((run / rundir.MANIFEST).read_text("utf-8"))
-        if how == NEVER or not (said := manifest.get("asked")):
-            raise rundir.taken(run, there)
-        _same(recipe, said, rundir.taken(run, there).message)
-        now = asked(recipe)
-        if any(said.get(key) != now.get(key) for key in LENGTH):
-            hint = f"to go on from its end for longer: --output another --resume {run}"
-            raise UsageError(f"{rundir.taken(run, there).message}, of another length", hint)
-        if manifest["metrics"] or not recipe.data.eval:
-            return Beginning("done")
-        if not checkpoint.all_of(run):
-            note(
-                "the run is finished but for its evaluation, and has no checkpoint to go on from: peftctl eval makes it"
-            )
-            return Beginning("done")
-    found = _newest(run, note) if how == AUTO else None
-    if found is None:
+    if rundir.MANIFEST in there:
+        return _finished(run, recipe, how, there, note)
+    if how == NEVER:
         rundir.move_unfinished(run, note)
         return Beginning("anew")
+    own = checkpoint.all_of(run)
+    if how != AUTO:
+        path = _named(how)
+        if path.parent == run / checkpoint.FOLDER or not own:
+            _same(recipe, checkpoint.state_of(path)["asked"], f"--resume: {path} is of another recipe")
+            if not own:
+                rundir.move_unfinished(run, note)
+            return Beginning("at", path)
+        note(f"{run} has checkpoints of its own by now, and goes on from them")
+    if not own:
+        if rundir.has_saved(run):
+            raise VerificationError(
+                f"the checkpoints of {run} are gone: its log tells of some", f"`--resume {NEVER}` starts over"
+            )
+        rundir.move_unfinished(run, note)
+        return Beginning("anew")
+    found = _newest(run, note)
     _same(recipe, checkpoint.state_of(found)["asked"], f"output: {run} holds a run of another recipe")
     return Beginning("at", found)
 
 
+def _finished(run: Path, recipe: Recipe, how: str, there: list[str], note: Note) -> Beginning:
+    """What a finished run is still to do: nothing, or the evaluation that it was stopped in."""
+    manifest = json.loads((run / rundir.MANIFEST).read_text("utf-8"))
+    if how == NEVER or not (said := manifest.get("asked")):
+        raise rundir.taken(run, there)
+    now = asked(recipe)
+    _same(recipe, said, rundir.taken(run, there).message, "give --output another directory, or remove this one")
+    if any(said.get(key) != now.get(key) for key in LENGTH):
+        raise UsageError(
+            f"{rundir.taken(run, there).message}, of another length",
+            f"in a directory of its own, `--output another --resume {run}`, training goes on from its end",
+        )
+    own = checkpoint.all_of(run)
+    try:
+        rundir.check_published(run, manifest)
+    except VerificationError as error:
+        again = f"without {run / rundir.MANIFEST} the same command publishes again, from {own[0].name}" if own else ""
+        raise VerificationError(error.message, again) from None
+    if manifest["metrics"] or not recipe.data.eval:
+        return Beginning("done")
+    if not own:
+        note("the run is finished but for its evaluation, which peftctl eval makes: there is no checkpoint left")
+        return Beginning("done")
+    return Beginning("at", _newest(run, note))
+
+
 def recipe_at(path: Path, now: Recipe) -> Recipe:
-    """The resolved recipe of the checkpoint at ``path``, with what may be another as it is now."""
+    """The resolved recipe of the checkpoint at ``path``, with what may be another as it is now.
+
+    Files may have moved: their hashes, which it holds, tell whether they are the same.
+    """
     recipe = load_recipe(path / checkpoint.RESOLVED, max_bytes=RESOLVED_BYTES)
+    recipe = replace(recipe, origins=checkpoint.state_of(path)["origins"])
     for section, names in FREE.items():
         said = getattr(now, section)
         recipe = recipe.with_settings(section, "recipe", **{name: getattr(said, name) for name in names})
-    return replace(recipe, **{name: getattr(now, name) for name in FREE_WHOLE})
+    train = tuple(
+        old.model_copy(update={"path": new.path}) if old.sha256 else old
+        for old, new in zip(recipe.data.train, now.data.train, strict=True)
+    )
+    held_out = recipe.data.eval
+    if held_out and held_out.sha256 and now.data.eval:
+        held_out = held_out.model_copy(update={"path": now.data.eval.path})
+    data = recipe.data.model_copy(update={"train": train, "eval": held_out})
+    model = recipe.model if recipe.model.revision else recipe.model.model_copy(update={"name": now.model.name})
+    return replace(recipe, data=data, model=model, **{name: getattr(now, name) for name in FREE_WHOLE})
 
 
-def set_aside(run: Path, at: Path) -> None:
+def set_aside(run: Path, at: Path, note: Note) -> None:
     """Take out of the way what the run has left that comes after the checkpoint ``at``: later checkpoints, and what was
     published. Those that are damaged, or that another way leads past, are kept under another name."""
     rundir.unpublish(run)
     here = checkpoint.step_of(at) or 0
     for path in checkpoint.all_of(run):
         if (checkpoint.step_of(path) or 0) > here:
-            path.rename(_free(path.with_name(f"past-{path.name}")))
+            kept = path.rename(_free(path.with_name(f"past-{path.name}")))
+            note(f"{path.name}, from which the run does not go on, is now {kept}")
 
 
 def _free(path: Path) -> Path:
@@ -99,9 +143,9 @@ def _free(path: Path) -> Path:
     return next(each for each in tries if not each.exists())
 
 
-def _newest(run: Path, note: Note) -> Path | None:
-    """The newest checkpoint that is intact, None where there is none at all. Raises VerificationError where all that
-    there are are damaged."""
+def _newest(run: Path, note: Note) -> Path:
+    """The newest of the run's checkpoints, of which there are some, that is intact. Raises VerificationError where none
+    is."""
     damaged = []
     for path in checkpoint.all_of(run):
         try:
@@ -111,50 +155,47 @@ def _newest(run: Path, note: Note) -> Path | None:
             note(f"skipped a checkpoint: {error.message}")
         else:
             return path
-    if damaged:
-        raise VerificationError(
-            f"no checkpoint in {run / checkpoint.FOLDER} is intact: {'; '.join(damaged)}",
-            f"--resume {NEVER} starts over",
-        )
-    return None
+    raise VerificationError(
+        f"none of the {len(damaged)} checkpoints in {run / checkpoint.FOLDER} is intact; the newest: {damaged[0]}",
+        f"`--resume {NEVER}` starts over",
+    )
 
 
-def _from(path: Path, run: Path, recipe: Recipe, there: list[str]) -> Beginning:
-    """A checkpoint that is named, of this run or of another."""
-    if not path.exists():
-        raise UsageError(f"--resume: there is no {path}", f"allowed: {AUTO}, {NEVER}, a checkpoint or a run directory")
-    if (path / checkpoint.FOLDER).is_dir():
-        found = _newest(path, lambda _: None)
-        path = found or path
+def _named(how: str) -> Path:
+    """The checkpoint that ``--resume`` names, or the newest of the run that it names. Raises UsageError where it is
+    neither, VerificationError where it is not intact."""
+    path = Path(how).expanduser().absolute()
+    if not how or not path.exists():
+        words = f"{AUTO}, {NEVER}, a checkpoint or a run directory"
+        raise UsageError(f"--resume: there is no {path}" if how else "--resume: says nothing", f"allowed: {words}")
+    if path.name == checkpoint.FOLDER and checkpoint.all_of(path.parent):
+        path = path.parent
+    if checkpoint.all_of(path):
+        return _newest(path, lambda _: None)
     if checkpoint.step_of(path) is None:
-        raise UsageError(f"--resume: {path} is neither a checkpoint nor a run that has one")
+        kept = "a run whose checkpoints are gone" if (path / rundir.LOG).exists() else "neither a checkpoint nor a run"
+        raise UsageError(f"--resume: {path} is {kept}")
     checkpoint.verify(path)
-    if path.parent != run / checkpoint.FOLDER and there:
-        raise UsageError(
-            f"output: {run} holds something already ({', '.join(there[:4])})",
-            "to go on from another run's checkpoint, give --output a directory of its own",
-        )
-    if rundir.MANIFEST in there:
-        raise rundir.taken(run, there)
-    _same(recipe, checkpoint.state_of(path)["asked"], f"--resume: {path} is of another recipe")
-    return Beginning("at", path)
+    return path
 
 
-def _same(recipe: Recipe, then: Mapping[str, Any], problem: str) -> None:
+def _same(recipe: Recipe, then: Mapping[str, Any], problem: str, hint: str = OTHERWISE) -> None:
     """Raises UsageError with every setting that is not what it was."""
     now = asked(recipe)
     free = {f"{section}.{name}" for section, names in FREE.items() for name in names}
+    if len(recipe.data.train) != sum(key.startswith("data.train[") and key.endswith("].path") for key in then):
+        raise UsageError(f"{problem}: it has other numbers of sources under data.train", hint)
     lines = [
         f"  {key}: {_said(then, key)} then, {_said(now, key)} now"
         for key in sorted({*then, *now})
-        if then.get(key) != now.get(key) and key not in free and key.split(".")[0] not in FREE_WHOLE
+        if then.get(key) != now.get(key)
+        and key not in free
+        and not MOVED.fullmatch(key)
+        and key.split(".")[0] not in FREE_WHOLE
     ]
     if lines:
         shown = lines[:20] + ([f"  and {len(lines) - 20} more"] if len(lines) > 20 else [])
-        raise UsageError(
-            "\n".join([problem, *shown]),
-            f"as it was it goes on; --resume {NEVER} starts over, and so does another --output",
-        )
+        raise UsageError("\n".join([problem, *shown]), hint)
 
 
 def _said(settings: Mapping[str, Any], key: str) -> str:

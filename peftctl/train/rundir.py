@@ -12,20 +12,21 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from peftctl import __version__
-from peftctl.atomic import clear_partial, lock
+from peftctl.atomic import clear_partial, inventory, lock, sha256
 from peftctl.crashlog import redact
-from peftctl.errors import MachineError, UsageError
+from peftctl.errors import MachineError, UsageError, VerificationError
 from peftctl.train.checkpoint import FOLDER as CHECKPOINTS
 from peftctl.train.trackers import FOLDER
 
 LOCK = ".lock"
 LOG = "metrics.jsonl"
+SAVED = b'{"event": "saved"'
 STARTED = ("recipe.yaml", "resolved.yaml", "environment.json", LOG)
 PUBLISHED = ("adapter", "model")
 OURS = {*STARTED, *PUBLISHED, FOLDER, CHECKPOINTS}
@@ -46,20 +47,21 @@ def claim(path: Path) -> Iterator[Path]:
         raise MachineError(f"output: {path} cannot be made: {error.strerror}") from None
     if not os.access(path, os.W_OK):
         raise MachineError(f"output: {path} cannot be written to")
-    with lock(path / LOCK, f"output: another process is working in {path}"):
-        clear_partial(path)
-        if (path / CHECKPOINTS).is_dir():
-            clear_partial(path / CHECKPOINTS)
-        yield path
+    try:
+        with lock(path / LOCK, f"output: another process is working in {path}"):
+            clear_partial(path)
+            if (path / CHECKPOINTS).is_dir():
+                clear_partial(path / CHECKPOINTS)
+            yield path
+    finally:
+        with suppress(OSError):
+            path.rmdir()  # if nothing has come of it
 
 
 def clear(path: Path) -> None:
     """Take back what a run that made no step has written, so that nothing is in the way of the next."""
     for name in STARTED:
         (path / name).unlink(missing_ok=True)
-    if {entry.name for entry in path.iterdir()} <= {LOCK}:
-        (path / LOCK).unlink(missing_ok=True)
-        path.rmdir()
 
 
 def left(path: Path) -> list[str]:
@@ -104,10 +106,38 @@ def unpublish(path: Path) -> None:
 
 
 def cut_log(path: Path, size: int) -> None:
-    """Take from the run's log what came after it had ``size`` bytes: those steps are made again."""
+    """Take from the run's log what came after it had ``size`` bytes, where a checkpoint was written: those steps are
+    made again. What the log says of that checkpoint stays."""
     log = path / LOG
-    if log.exists() and log.stat().st_size > size:
-        os.truncate(log, size)
+    if not log.exists() or log.stat().st_size <= size:
+        return
+    with log.open("rb") as file:
+        file.seek(size)
+        line = file.readline()
+    os.truncate(log, size + (len(line) if line.startswith(SAVED) and line.endswith(b"\n") else 0))
+
+
+def has_saved(path: Path) -> bool:
+    """Whether the run's log tells of a checkpoint."""
+    log = path / LOG
+    if not log.exists():
+        return False
+    with log.open("rb") as file:
+        return any(line.startswith(SAVED) for line in file)
+
+
+def check_published(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Raises VerificationError naming the first file of a finished run that is not what its manifest says it is."""
+    recorded, artifact = manifest["files"], path / str(manifest["artifact"])
+    found = {f"{artifact.name}/{name}": entry for name, entry in inventory(artifact).items()}
+    for name in sorted({*recorded, *found}):
+        there = path / name
+        if name not in found and there.is_file():
+            found[name] = {"size_bytes": there.stat().st_size, "sha256": sha256(there)}
+        if name not in found:
+            raise VerificationError(f"{there} is missing, which the run's manifest names")
+        if recorded.get(name) != found[name]:
+            raise VerificationError(f"{there} is not the file that the run's manifest says was published")
 
 
 def environment() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from peftctl.atomic import PARTIAL
 from peftctl.errors import MachineError
 from peftctl.events import Events
 from peftctl.recipe.schema import Recipe
+from peftctl.sizes import size
 from peftctl.train import checkpoint, kept
 from peftctl.train.optim import STATE
 from peftctl.train.session import Session
@@ -31,7 +32,8 @@ class Saver:
     ) -> None:
         self._session, self._run, self._events, self._beside = session, run, events, beside
         self.last = last
-        self._saved = session.step if last else None
+        # A run that goes on from another's checkpoint has none of its own yet.
+        self._saved = session.step if last and last.parent == run / checkpoint.FOLDER else None
         self._at = time.monotonic()
 
     @property
@@ -48,7 +50,7 @@ class Saver:
         Raises MachineError where the disk does not take it; what was saved before is as it was.
         """
         session = self._session
-        if self._saved == session.step or not session.accelerator.is_main_process:
+        if session.step in (0, self._saved) or not session.accelerator.is_main_process:
             return
         began, path = time.monotonic(), checkpoint.path_of(self._run, session.step)
         try:
@@ -93,8 +95,8 @@ def check_room(run: Path, recipe: Recipe, trained: int) -> None:
     free = shutil.disk_usage(run).free
     if needed > free:
         raise MachineError(
-            f"output: {run} has room for {free / 1e9:,.1f} GB, and the run's checkpoints need {needed / 1e9:,.1f} GB "
-            f"({count} of {each / 1e9:,.1f} GB, one of them while the next is written)",
+            f"output: {run} has room for {size(free)}, and the run's checkpoints need {size(needed)} "
+            f"({count} of {size(each)}, one of them while the next is written)",
             "fewer with train.keep_checkpoints, or another --output",
         )
 

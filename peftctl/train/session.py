@@ -23,6 +23,7 @@ class Session:
 
     ``trained``: the parameters that are trained, by name, in the optimizer's order. ``evaluations``: what was measured
     while training, each with its ``step``; ``best``: step and loss of the best of them, where the recipe asks for it.
+    ``lengthened``: the steps after which the run got another length, each with the length that it had.
     """
 
     recipe: Recipe
@@ -43,3 +44,4 @@ class Session:
     losses: list[float] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    lengthened: list[list[int]] = field(default_factory=list)

@@ -34,17 +34,22 @@ class Stops:
     """Why training is to stop, if it is. ``began`` is when the run did, by ``time.monotonic``."""
 
     def __init__(self, max_time: str | None = None, began: float | None = None) -> None:
+        # What the same command does after a stop outside the loop.
+        self.hint = "no step was made yet: the same command begins anew"
         self._limit = seconds(max_time) if max_time else None
         self._max_time, self._began = max_time, time.monotonic() if began is None else began
         self._signal: signal.Signals | None = None
         self._noting = False
 
-    @property
-    def asked(self) -> str:
-        """What asked for it, in words; "" where nothing has."""
+    def asked(self, *, moved: bool = True) -> str:
+        """What asked for it, in words; "" where nothing has.
+
+        The time a run may take ends it only where it has ``moved``, or it would never come to an end by being started
+        again.
+        """
         if self._signal is not None:
             return self._signal.name
-        if self._limit is not None and time.monotonic() - self._began >= self._limit:
+        if moved and self._limit is not None and time.monotonic() - self._began >= self._limit:
             return f"train.max_time: {self._max_time}"
         return ""
 
@@ -84,7 +89,7 @@ class Stops:
         self._noting = False
         try:
             if self._signal is not None:
-                raise self.error(f"stopped by {self._signal.name}")
+                raise self.error(f"stopped by {self._signal.name}", self.hint)
             yield
         finally:
             self._noting = True
@@ -96,4 +101,4 @@ class Stops:
             return
         self._signal = signal.Signals(number)
         if not self._noting:
-            raise self.error(f"stopped by {self._signal.name}")
+            raise self.error(f"stopped by {self._signal.name}", self.hint)

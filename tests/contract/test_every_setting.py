@@ -150,7 +150,7 @@ CHANGES: dict[str, Any] = {
     "train.log_every": 2,
     "train.log_rows": True,
     "train.save_every": 2,
-    "train.max_time": ("0s", "stopped by train.max_time: 0s before the first step"),
+    "train.max_time": ("0s", "stopped by train.max_time: 0s after step 1 of 4"),
     "train.init_from": ("nowhere", "no such folder"),
     "train.fast.packed": False,
     "train.fast.loss": False,

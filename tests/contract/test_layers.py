@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "peftctl"
 
 # A module imports only what stands above it here, and its own folder.
 LAYERS = [
-    "errors", "nearest", "cache", "crashlog", "events", "atomic", "quiet", "example", "settings",
+    "errors", "nearest", "sizes", "cache", "crashlog", "events", "atomic", "quiet", "example", "settings",
     "text", "formats", "fast", "objectives", "tasks", "tables", "methods", "recipe", "model", "data", "starter",
     "evaluation", "inspection", "train", "generate", "run", "reproduce", "merge", "exporters",
     "console", "outcomes", "cli",

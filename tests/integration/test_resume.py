@@ -19,6 +19,8 @@ from peftctl.errors import DataError, DivergedError, MachineError, StoppedError,
 from peftctl.events import Events
 from peftctl.methods import OWN, experts
 from peftctl.recipe import load
+from peftctl.reproduce import reproduce
+from peftctl.run import open_run
 from peftctl.train import checkpoint, job, loop, saver
 from tests import jobs, tiny
 from tests.integration.test_generic import SMALL
@@ -211,14 +213,14 @@ def test_a_signal_while_publishing_or_in_the_last_evaluation_costs_no_step(
     assert jobs.bits(run) == expected
 
 
-def test_it_stops_by_its_own_time(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = {"train": {**LONG, "max_steps": 5, "max_time": "1s"}}
-    times = iter(range(1000))
-    monkeypatch.setattr("peftctl.train.stops.time.monotonic", lambda: next(times) * 0.4)
-    with pytest.raises(StoppedError, match=r"train.max_time: 1s"):
-        run_with(tmp_path, tiny_model, "run", **case)
-    monkeypatch.undo()
-    assert run_with(tmp_path, tiny_model, "run", **{"train": {**LONG, "max_steps": 5, "max_time": "1h"}})
+def test_it_stops_by_its_own_time_after_a_step_at_least(tmp_path: Path, tiny_model: Path) -> None:
+    expected = jobs.bits(jobs.train(tmp_path, tiny_model, "whole", train={**LONG, "max_steps": 3})[0])
+    case = {"train": {**LONG, "max_steps": 3, "max_time": "0s"}}
+    for step in (1, 2, 3):
+        with pytest.raises(StoppedError, match=f"stopped by train.max_time: 0s after step {step} of 3: saved in"):
+            run_with(tmp_path, tiny_model, "run", **case)
+    run = run_with(tmp_path, tiny_model, "run", train={**LONG, "max_steps": 3, "max_time": "1h"})
+    assert jobs.bits(run) == expected
 
 
 @pytest.fixture
@@ -298,7 +300,7 @@ def test_where_no_checkpoint_is_intact_nothing_begins_anew_unasked(
 ) -> None:
     for path in checkpoint.all_of(half):
         (path / "trained.safetensors").unlink()
-    with pytest.raises(VerificationError, match=r"no checkpoint in .* is intact"):
+    with pytest.raises(VerificationError, match=r"none of the 5 checkpoints in .* is intact"):
         go_on(tmp_path, tiny_model)
     run, heard = go_on(tmp_path, tiny_model, how="never")
     assert not [event for event in heard if event["event"] == "resumed"]
@@ -368,7 +370,8 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, tiny_model: Path) -> No
     run, _ = jobs.train(tmp_path, tiny_model, "run", **case)
     before = inventory(run)
     _, heard = jobs.train(tmp_path, tiny_model, "run", **case)
-    assert [event["message"] for event in heard] == [f"{run} is finished: there is nothing to do"]
+    assert heard[0]["message"] == f"{run} is finished: there is nothing to do"
+    assert (heard[1]["event"], heard[1]["path"], len(heard)) == ("done", str(run), 2)
     assert inventory(run) == before
     with pytest.raises(UsageError, match=r"holds a finished run(.|\n)*method.rank: 4 then, 8 now"):
         jobs.train(tmp_path, tiny_model, "run", method={"rank": 8}, **case)
@@ -376,16 +379,93 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, tiny_model: Path) -> No
         run_with(tmp_path, tiny_model, "run", how="never", **case)
 
 
+def test_a_longer_run_that_is_stopped_goes_on_with_the_same_command(
+    tmp_path: Path, tiny_model: Path, terminable: None
+) -> None:
+    longer = {**LONG, "max_steps": 7}
+    first, _ = jobs.train(tmp_path, tiny_model, "first", train={**LONG, "max_steps": 4})
+    expected = jobs.bits(run_with(tmp_path, tiny_model, "whole", how=str(first), train=longer))
+    with pytest.MonkeyPatch.context() as patch:  # a signal before the first step of its own
+        patch.setattr(loop, "_measure", lambda *_: bool(os.kill(os.getpid(), signal.SIGTERM)))
+        with pytest.raises(StoppedError, match=r"after step 4 of 7: saved in .*/run/checkpoints/"):
+            run_with(tmp_path, tiny_model, "run", how=str(first), train=longer)
+    for step in (5, 6):
+        with pytest.raises(StoppedError, match=rf"after step {step} of 7: saved in .*/run/checkpoints/"):
+            run_with(tmp_path, tiny_model, "run", how=str(first), train={**longer, "max_time": "0s"})
+    found = jobs.bits(run_with(tmp_path, tiny_model, "run", how=str(first), train=longer))
+    assert (found["artifact"], found["checkpoint"]) == (expected["artifact"], expected["checkpoint"])
+    resolved = (tmp_path / "run" / "resolved.yaml").read_text()
+    assert resolved.startswith("# Every choice made, at the end: up to step 4 the run was to have 4 steps.")
+    with pytest.raises(UsageError, match="was to have 4 steps until it had made 4"):
+        reproduce(open_run(tmp_path / "run"), None, Events())
+
+
+def test_who_decided_each_value_is_not_forgotten(tmp_path: Path, tiny_model: Path, half: Path) -> None:
+    run, _ = go_on(tmp_path, tiny_model)
+    texts = [(path / "resolved.yaml").read_text() for path in (run, tmp_path / "whole")]
+    said = [[line.partition("#")[2] for line in text.splitlines()] for text in texts]
+    assert said[0] == said[1]
+    assert {" default", " from the hardware", " matched in the model", " whole.yaml"} <= set(said[0])
+
+
+def test_the_log_keeps_what_it_says_of_the_checkpoint(tmp_path: Path, tiny_model: Path, half: Path) -> None:
+    run, _ = go_on(tmp_path, tiny_model)
+    assert [event["step"] for event in jobs.events(run) if event["event"] == "saved"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_that_was_damaged_is_not_called_finished(tmp_path: Path, tiny_model: Path) -> None:
+    case = {"train": {**LONG, "max_steps": 3}}
+    run, _ = jobs.train(tmp_path, tiny_model, "run", **case)
+    expected = jobs.bits(run)
+    (run / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(VerificationError, match="is missing, which the run's manifest names") as refused:
+        jobs.train(tmp_path, tiny_model, "run", **case)
+    assert "publishes again, from step-000003" in refused.value.hint
+    (run / "manifest.json").unlink()
+    _, heard = jobs.train(tmp_path, tiny_model, "run", **case)
+    assert not [event for event in heard if event["event"] == "step"]
+    assert jobs.bits(run) == expected
+
+
+def test_checkpoints_that_are_gone_are_missed(tmp_path: Path, tiny_model: Path, half: Path) -> None:
+    shutil.rmtree(half / "checkpoints")
+    with pytest.raises(VerificationError, match=r"the checkpoints of .* are gone") as refused:
+        go_on(tmp_path, tiny_model)
+    assert refused.value.hint == "`--resume never` starts over"
+    go_on(tmp_path, tiny_model, how="never")
+
+
+def test_base_and_data_may_move(tmp_path: Path) -> None:
+    base = tiny.save(tmp_path / "base")
+    tiny.jsonl(tmp_path / "train.jsonl", tiny.chats(24))
+    case = {"train": {**LONG, **SAVED, "max_steps": 4}}
+    whole, _ = jobs.train(tmp_path, base, "whole", **case)
+    jobs.stopped_after(whole, 2, tmp_path / "run")
+    (tmp_path / "train.jsonl").rename(tmp_path / "moved.jsonl")
+    tiny.jsonl(tmp_path / "train.jsonl", tiny.chats(5))
+    run = run_with(tmp_path, base.rename(tmp_path / "there"), "run", data={"train": "moved.jsonl"}, **case)
+    assert jobs.bits(run) == jobs.bits(whole)
+
+
 def test_resume_takes_nothing_else(tmp_path: Path, tiny_model: Path, half: Path) -> None:
-    with pytest.raises(UsageError, match=r"there is no .*nowhere"):
-        go_on(tmp_path, tiny_model, how=str(tmp_path / "nowhere"))
-    with pytest.raises(UsageError, match=r"neither a checkpoint nor a run"):
-        go_on(tmp_path, tiny_model, how=str(tmp_path))
-    with pytest.raises(UsageError, match="holds something already"):
-        go_on(tmp_path, tiny_model, how=str(tmp_path / "whole"))
-    (checkpoint.path_of(half, 5) / "trained.safetensors").write_bytes(b"")
-    with pytest.raises(VerificationError, match="damaged"):
-        go_on(tmp_path, tiny_model, how=str(checkpoint.path_of(half, 5)))
+    shutil.rmtree(half / "checkpoints")
+    (half / "metrics.jsonl").unlink()
+    for how, said in (
+        ("nowhere", "there is no .*nowhere"),
+        (".", "neither a checkpoint nor a run"),
+        ("", "says nothing"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            go_on(tmp_path, tiny_model, how=str(tmp_path / how) if how else "")
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint.path_of(tmp_path / "whole", 5), copy / "checkpoints" / "step-000005")
+    (copy / "checkpoints" / "step-000005" / "trained.safetensors").write_bytes(b"")
+    for how in (copy, copy / "checkpoints", copy / "checkpoints" / "step-000005"):
+        with pytest.raises(VerificationError, match="damaged"):
+            go_on(tmp_path, tiny_model, how=str(how))
+    with pytest.raises(UsageError, match="is of another recipe"):
+        go_on(tmp_path, tiny_model, how=str(tmp_path / "whole"), method={"rank": 8})
+    assert not (tmp_path / "run2").exists()
 
 
 def test_the_best_is_published_and_kept(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,7 +517,7 @@ def test_checkpoints_are_few_and_the_newest(tmp_path: Path, tiny_model: Path) ->
 def test_one_is_saved_by_the_clock(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saver, "CLOCK", 0.0)
     _, heard = jobs.train(tmp_path, tiny_model, "run", train={**LONG, "max_steps": 3})
-    assert [event["step"] for event in heard if event["event"] == "saved"] == [0, 1, 2, 3]
+    assert [event["step"] for event in heard if event["event"] == "saved"] == [1, 2, 3]
 
 
 def test_a_disk_without_room_is_said_before_training(
@@ -445,7 +525,7 @@ def test_a_disk_without_room_is_said_before_training(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(saver.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(MachineError, match="has room for") as refused:
+    with pytest.raises(MachineError, match=r"has room for 1.0 kB, and") as refused:
         jobs.train(tmp_path, tiny_model, "run")
     assert "keep_checkpoints" in refused.value.hint
     assert not (tmp_path / "run").exists()
