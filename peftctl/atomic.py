@@ -81,9 +81,9 @@ def publish_directory(target: Path) -> Iterator[Path]:
     """A folder to fill beside ``target``; on a clean exit it is synced and renamed to ``target``.
 
     On any exception the folder is removed and ``target`` never comes to exist; what a process that was killed left of
-    it is removed the next time. Raises UsageError where ``target`` exists already.
+    it is removed the next time. Raises UsageError where ``target`` exists already and is no empty folder.
     """
-    if target.exists():
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise UsageError(f"{target}: exists already", hint="name another place, or remove it first")
     with _writable(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)

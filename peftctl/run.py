@@ -150,7 +150,9 @@ def open_run(path: Path) -> Run:
     manifest = path / "manifest.json"
     if not manifest.exists():
         if not path.is_dir():
-            near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+            near = nearest(
+                path.name, [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+            )
             raise UsageError(f"{path}: no such run directory", f"did you mean {path.with_name(near)}?" if near else "")
         if (path / "adapter_config.json").exists():
             raise UsageError(f"{path} is an adapter folder, not a run directory", "name the folder above it")

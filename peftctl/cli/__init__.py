@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -44,7 +45,14 @@ def main() -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started us
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminated)
     app()
+
+
+def _terminated(number: int, frame: object) -> None:
+    """End as the signal would, but on the way out: what is being written aside is removed."""
+    sys.exit(128 + number)
 
 
 @app.callback(invoke_without_command=True)

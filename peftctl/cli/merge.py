@@ -13,7 +13,7 @@ from peftctl.errors import UsageError
 from peftctl.outcomes import outcomes
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-COMBINATIONS = ["linear", "cat", "ties", "dare_linear", "dare_ties", "magnitude_prune"]
+COMBINATIONS = ["cat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune"]
 WITH_DENSITY = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 DTYPES = ["float32", "bfloat16", "float16"]
 
@@ -31,7 +31,9 @@ def merge(
         list[str] | None,
         typer.Option(metavar="RUN[:WEIGHT]", help="One of several that are merged together, in place of RUN."),
     ] = None,
-    combine: Annotated[str | None, typer.Option(help=f"How several become one: {', '.join(COMBINATIONS)}.")] = None,
+    combine: Annotated[
+        str | None, typer.Option(help=f"How several become one: {', '.join(COMBINATIONS)}. Default: cat, their sum.")
+    ] = None,
     density: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="The share of each update that is kept, where others are not."),
@@ -61,8 +63,10 @@ def merge(
     from peftctl.merge.source import open_source
 
     out, named = _named(paths, adapter or [])
+    if force_base and base is None:
+        raise UsageError("--force-base: has no effect without --base")
     _check_words(len(named), combine, density, seed, dtype, onto)
-    how = Combine(combine or "linear", density, seed or 0)
+    how = Combine(combine or "cat", density, seed or 0)
     options = merging.Options(dtype, onto == "original", _bytes(shard_size), how)
     quiet.no_progress_bars()
     opened = [(open_source(path, base, console.note, force=force_base), weight) for path, weight in named]
@@ -82,6 +86,8 @@ def _named(paths: list[Path], adapters: list[str]) -> tuple[Path, list[tuple[Pat
     if len(paths) != wanted:
         said = "OUT alone with --adapter" if adapters else "RUN and OUT"
         raise UsageError(f"merge takes {said} (found {' '.join(map(str, paths))})")
+    if str(paths[-1]) == ".":  # what an empty word becomes, too
+        raise UsageError("OUT: names no folder to make")
     if not adapters:
         return paths[1], [(paths[0], 1.0)]
     if len(adapters) == 1:
@@ -112,13 +118,15 @@ def _check_words(
     ):
         if word is not None:
             known(flag, word, allowed)
-    how = combine or "linear"
+    how = combine or "cat"
     given: list[tuple[str, Any]] = [("--combine", combine), ("--density", density), ("--seed", seed)]
     for flag, value in given:
         if value is not None and count < 2:
             raise UsageError(f"{flag}: has no effect on one adapter (found {value}); several are named with --adapter")
     if density is not None and how not in WITH_DENSITY:
         raise UsageError(f"--density: has no effect with {how}; allowed: {', '.join(WITH_DENSITY)}")
+    if density == 0:
+        raise UsageError("--density: keeps nothing of any adapter (found 0); allowed: more than 0, at most 1")
     if density is None and count > 1 and how in WITH_DENSITY:
         raise UsageError(f"--combine: {how} needs --density, the share of each update that is kept")
     if seed is not None and not how.startswith("dare"):
@@ -133,5 +141,6 @@ def _bytes(written: str) -> int:
     except (ValueError, KeyError, OverflowError):
         size = 0
     if size < 1:
-        raise UsageError(f"--shard-size: no size (found {written!r}); allowed: 5GB, 500MB or the like")
+        what = "has no unit" if written.replace(".", "", 1).isdecimal() else "no size"
+        raise UsageError(f"--shard-size: {what} (found {written!r}); allowed: 5GB, 500MB or the like")
     return size

@@ -27,4 +27,4 @@ def show(out: Path, manifest: Mapping[str, Any]) -> None:
         line += f" (allowed: {found['tolerance']:.2g})" if found["judged"] else ""
         say(f"{line}, KL {figure(found['kl'])}, likeliest token the same at {100 * found['top1']:.4g} % of positions")
         if "loss_merged" in found:
-            say(f"held out: loss {found['loss_merged']:.4f}, as trained {found['loss_as_trained']:.4f}")
+            say(f"held out: loss {found['loss_merged']:.4f}, of base and adapter {found['loss_of_adapter']:.4f}")

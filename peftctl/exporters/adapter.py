@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import inventory
-from peftctl.errors import VerificationError
+from peftctl.errors import UsageError, VerificationError
 from peftctl.run import Run
 
 
@@ -18,8 +18,12 @@ class Adapter:
     name: str = "adapter"
     summary: str = "the adapter as plain peft loads it, with tokenizer and chat template"
 
-    def accepts(self, run: Run) -> str:
-        return "" if run.manifest["artifact"] == "adapter" else "the run trained the model itself, not an adapter"
+    def check(self, run: Run) -> None:
+        if run.manifest["artifact"] != "adapter":
+            raise UsageError(
+                f"{run.path}: the run trained the model itself, so there is no adapter to export",
+                f"it is {run.artifact}",
+            )
 
     def write(self, run: Run, folder: Path, note: Callable[[str], None]) -> None:
         shutil.copytree(run.artifact, folder, dirs_exist_ok=True)

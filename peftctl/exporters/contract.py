@@ -20,8 +20,8 @@ class Exporter(Protocol):
     def summary(self) -> str:
         """What it writes, in a line."""
 
-    def accepts(self, run: Run) -> str:
-        """Why this run cannot be exported so, or "" where it can."""
+    def check(self, run: Run) -> None:
+        """Raises UsageError where this run cannot be exported so, with what to do instead."""
 
     def write(self, run: Run, folder: Path, note: Callable[[str], None]) -> Any:
         """Fill the empty ``folder``, and return what ``verify`` has to know of it. ``note`` hears what takes time."""

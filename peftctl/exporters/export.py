@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peftctl.atomic import inventory, publish_directory, write_json
+from peftctl.atomic import inventory, publish_directory, sha256, write_json
 from peftctl.errors import UsageError
 from peftctl.exporters import EXPORTERS
 from peftctl.nearest import nearest
@@ -26,18 +27,34 @@ def export(run: Run, out: Path, to: str, note: Callable[[str], None] = lambda _:
         raise UsageError(f"--to: no such form (found {to!r}); allowed: {', '.join(EXPORTERS)}{meant}")
     exporter = EXPORTERS[to]
     run.check_intact()
-    if reason := exporter.accepts(run):
-        raise UsageError(f"{run.path} cannot be exported as {to}: {reason}")
+    exporter.check(run)
+    asked = {"to": to, "run": str(run.path), "run_sha256": sha256(run.path / "manifest.json")}
+    if (there := _already(out, asked)) is not None:
+        note(f"{out} holds this already")
+        return there
+    if out.absolute().is_relative_to(run.artifact):
+        raise UsageError(f"{out}: lies in {run.artifact}, which is to be exported", "name a place outside of it")
     with publish_directory(out.absolute()) as folder:
         verified = exporter.verify(run, folder, exporter.write(run, folder, note))
         manifest = {
             "manifest": 1,
             "kind": "export",
-            "to": to,
-            "run": str(run.path),
+            **asked,
             "base": run.manifest["base"],
+            "quantization": run.manifest.get("quantization"),
             **verified,
             "files": inventory(folder),
         }
         write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _already(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest in ``out`` where it holds what is asked for, whole."""
+    try:
+        manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text("utf-8"))
+        same = all(manifest.get(name) == value for name, value in asked.items())
+    except (OSError, ValueError, AttributeError):
+        return None
+    held = {name: entry for name, entry in inventory(out).items() if name != "manifest.json"}
+    return manifest if same and held == manifest.get("files") else None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftctl.errors import UsageError
 from peftctl.merge import files, merge
 from peftctl.merge.source import Source, check_merges, open_source
 from peftctl.run import Run
@@ -26,12 +25,8 @@ class Merged:
     name: str = "merged"
     summary: str = "the model with the adapter in its weights, as transformers loads it by itself"
 
-    def accepts(self, run: Run) -> str:
-        try:
-            check_merges(run)
-        except UsageError as error:
-            return error.message
-        return ""
+    def check(self, run: Run) -> None:
+        check_merges(run)
 
     def write(self, run: Run, folder: Path, note: Callable[[str], None]) -> Written:
         source = open_source(run.path, None, note)

@@ -33,7 +33,7 @@ class Combine:
     """How several adapters become one, by PEFT's name for it; ``density``: what share of each is kept, where that is
     part of it; ``seed`` fixes what is left out by chance."""
 
-    how: str = "linear"
+    how: str = "cat"
     density: float | None = None
     seed: int = 0
 

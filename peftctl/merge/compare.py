@@ -86,7 +86,7 @@ def models(
         "top1": float((one.argmax(-1) == two.argmax(-1)).float().mean()),
     }  # fmt: skip
     if rows:
-        found["loss_as_trained"] = _loss(before[len(texts) :], rows)
+        found["loss_of_adapter"] = _loss(before[len(texts) :], rows)
         found["loss_merged"] = _loss(after[len(texts) :], rows)
     widest = max((getattr(torch, each) for each in (dtype, products)), key=equal.tolerance)
     found["tolerance"] = layers**0.5 * equal.tolerance(widest)

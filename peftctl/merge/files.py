@@ -77,13 +77,19 @@ def card(source: Source, facts: Mapping[str, Any], folder: Path) -> None:
     named = base.source.name if base.source else (base.name if base.origin == "hub" else Path(base.name).name)
     at = f", revision {base.commit}" if base.commit else ""
     lines = [f"# {named}, {source.part.method.name}", ""]
+    several = len(source.parts) > 1
     lines += [
-        f"{named}{at} with {'adapters' if len(source.parts) > 1 else 'an adapter'} trained by "
+        f"{named}{at} with {'adapters' if several else 'an adapter'} trained by "
         f"{source.part.method.name} merged into its weights by peftctl.",
         "It loads with `AutoModel*.from_pretrained` alone.",
         "",
     ]
-    if run is not None:
+    lines += [
+        f"- {part.folder.parent.name}/{part.folder.name}, weight {part.weight:g}" for part in source.parts if several
+    ]
+    lines += ["Several adapters were combined; manifest.json says how.", ""] if several else []
+    lines += [f"**The base is not the one that was trained on**: {source.forced}", ""] if source.forced else []
+    if run is not None and not several and not source.forced:
         data, metrics = run.manifest["data"], run.manifest["metrics"]
         rows = data["train"].get("rows")
         lines += ["## Training", ""]
@@ -94,8 +100,15 @@ def card(source: Source, facts: Mapping[str, Any], folder: Path) -> None:
         lines += [""]
     lines += ["## Merging", ""]
     # Not how long it took: the same merge gives the same bytes.
-    said = {name: value for name, value in facts.items() if not name.startswith("seconds")}
-    lines += [f"- {name}: {value}" for name, value in said.items() if isinstance(value, str | int | float)]
+    lines += [f"- weights: {facts['dtype']}, merged {facts['way']} onto {facts['onto']}"]
+    if "changed" in facts:
+        lines += [f"- tensors: {facts['changed']} changed, {facts['same']} as they were"]
+    if "worst_difference" in facts:
+        lines += [f"- layers compute what base and adapter do, to {facts['worst_difference']:.2g}"]
+    if "kl" in facts:
+        lines += [
+            f"- logits: divergence (KL) {facts['kl']:.3g}, likeliest token the same at {100 * facts['top1']:.4g} %"
+        ]
     write_text(folder / "README.md", "\n".join(lines) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -19,6 +20,7 @@ from peftctl.merge.plan import Prepared, Together, prepare
 from peftctl.merge.source import Source
 from peftctl.merge.weights import Weights
 from peftctl.model import identity, load, prequantized
+from peftctl.sizes import size
 
 SPARE = 200_000_000  # bytes beside the weights
 
@@ -41,18 +43,31 @@ def merge(source: Source, out: Path, options: Options, note: Callable[[str], Non
     Raises UsageError where it cannot be merged or ``out`` holds something else, MachineError where disk or memory do
     not suffice, VerificationError where what was written is not what was to be written. Then ``out`` is as it was.
     """
-    if out.exists() and not (out / "manifest.json").exists():  # before hashing what may be large
-        raise UsageError(f"{out}: exists already", "name another place, or remove it first")
+    _check_place(source, out)
     asked = {"sources": source.facts(), "options": asdict(options)}
     if (there := _already(out, asked)) is not None:
         note(f"{out} holds this already")
         return there
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out}: exists already, and is not what this merge gives", "name another place, or remove it")
     with publish_directory(out.absolute()) as folder:
         facts = {**write(source, folder, options, note), "manifest": 1, "kind": "merged", **asked}
         files.card(source, facts["how"] | facts["checked"], folder)
         manifest = {**facts, "files": inventory(folder)}
         write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _check_place(source: Source, out: Path) -> None:
+    """Raises UsageError where ``out`` is taken, as far as that is seen without hashing, or is in what is merged."""
+    place = out.absolute()
+    within = [*(part.folder for part in source.parts), source.base.folder, *([source.run.path] if source.run else [])]
+    if inside := next((each for each in within if place.is_relative_to(each.absolute())), None):
+        raise UsageError(f"{out}: lies in {inside}, which is to be merged", "name a place outside of it")
+    if os.path.lexists(out) and not out.is_dir():
+        raise UsageError(f"{out}: exists already", "name another place, or remove it first")
+    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").exists():
+        raise UsageError(f"{out}: exists already, with something in it", "name another place, or remove it first")
 
 
 def write(source: Source, folder: Path, options: Options, note: Callable[[str], None]) -> dict[str, Any]:
@@ -88,9 +103,9 @@ def write(source: Source, folder: Path, options: Options, note: Callable[[str], 
 def _by_layers(
     prepared: Prepared, source: Source, folder: Path, options: Options, note: Callable[[str], None]
 ) -> dict[str, Any]:
-    size = sum(tensor.size for tensor in prepared.plan.wanted.values())
-    _check_room(folder, size)
-    note(f"writing {size / 1e9:.3g} GB of weights")
+    total = sum(tensor.size for tensor in prepared.plan.wanted.values())
+    _check_room(folder, total)
+    note(f"writing {size(total)} of weights")
     began = time.monotonic()
     stream.write(prepared.plan, prepared.values, folder, options.shard_bytes)
     written = time.monotonic()
@@ -103,7 +118,7 @@ def _by_layers(
             f"{len(lost)} of {len(prepared.changed)} tensors that were trained are as they were: "
             "what training changed in them is less than their dtype can show"
         )
-    how = {"way": "layer by layer", "bytes": size, "checked": found}
+    how = {"way": "layer by layer", "bytes": total, "checked": found}
     return how | {"seconds_writing": written - began, "seconds_checking": time.monotonic() - written}
 
 
@@ -115,14 +130,14 @@ def _together(source: Source, folder: Path, options: Options, dtype: str, why: s
             "--onto original",
         )
     config = load.load_config(source.base, source.model)
-    size = prequantized.weight_bytes(config, source.base.folder, dtype)
-    _check_room(folder, size)
+    total = prequantized.weight_bytes(config, source.base.folder, dtype)
+    _check_room(folder, total)
     began = time.monotonic()
     memory.write(source, dtype, options.combine, folder, options.shard_bytes, scratch)
     written = time.monotonic()
     with check.files(folder) as weights:
         check.finite(weights)
-    how = {"way": "in memory", "why": why, "bytes": size, "checked": {}}
+    how = {"way": "in memory", "why": why, "bytes": total, "checked": {}}
     return how | {"seconds_writing": written - began, "seconds_checking": time.monotonic() - written}
 
 
@@ -153,11 +168,12 @@ def _onto(source: Source, options: Options) -> str:
     return "the base's weights as they are stored" if options.original else "the base's weights as training saw them"
 
 
-def _check_room(folder: Path, size: int) -> None:
+def _check_room(folder: Path, bytes_: int) -> None:
     free = shutil.disk_usage(folder).free
-    if size + SPARE > free:
+    if bytes_ + SPARE > free:
         raise MachineError(
-            f"{folder.parent}: the merged model takes {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
+            f"{folder.parent}: the merged model takes {size(bytes_)}, {size(SPARE)} more are to stay free, and "
+            f"{size(free)} are"
         )
 
 

@@ -14,7 +14,7 @@ from peftctl.inspection.keys import some
 from peftctl.methods import METHODS, Method
 from peftctl.model import identity, locate
 from peftctl.model.locate import Base
-from peftctl.recipe.schema import ModelSettings
+from peftctl.recipe.schema import ModelSettings, QuantizationSettings
 from peftctl.run import Run, at_base, open_run
 from peftctl.tables import table
 from peftctl.tasks import TASKS, Task
@@ -72,9 +72,12 @@ def open_source(path: Path, base: Path | None, note: Callable[[str], None], *, f
     Raises UsageError where there is none, it cannot be merged, or, without ``force``, its base is another one than it
     was trained on; VerificationError where the run is not what its manifest says.
     """
+    if (of := _run_of(path)) is not None:
+        note(f"{path} is what {of} published, and is merged as that run")
+        path = of
     alone = not (path / "manifest.json").exists() or _holds(path, "export")
     if alone and (path / CONFIG).exists():
-        return _of_adapter(path.absolute(), base, note)
+        return _of_adapter(path.absolute(), base, note, force=force)
     if _holds(path, "merged"):
         raise UsageError(f"{path} is a merged model already")
     if not (path / "manifest.json").exists() and (path / "config.json").exists():
@@ -87,16 +90,35 @@ def open_source(path: Path, base: Path | None, note: Callable[[str], None], *, f
     run.check_intact()
     recipe = at_base(run, base)
     found = locate.locate(recipe, note)
-    identity.check_whole(found.folder)
-    forced = ""
+    forced = _forced(found, run.manifest["base"], note, force=force)
+    part = Part(run.artifact, method, run.recipe.method)
+    return Source((part,), found, recipe.model, TASKS[run.recipe.task.name], run, forced)
+
+
+def _run_of(path: Path) -> Path | None:
+    """The run whose adapter is in the folder ``path``, None where it is no run's."""
+    above = path.absolute().parent / "manifest.json"
+    if not (path / CONFIG).exists() or not above.exists():
+        return None
     try:
-        identity.check(found, run.manifest["base"])
+        facts = json.loads(above.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    ours = isinstance(facts, dict) and facts.get("kind") == "run" and facts.get("artifact") == path.absolute().name
+    return above.parent if ours else None
+
+
+def _forced(found: Base, recorded: dict[str, Any], note: Callable[[str], None], *, force: bool) -> str:
+    """In what the base differs from the ``recorded`` one, "" where it does not. Raises UsageError without ``force``."""
+    identity.check_whole(found.folder)
+    try:
+        identity.check(found, recorded)
     except UsageError as error:
         if not force:
             raise UsageError(error.message, f"{error.hint}; --force-base merges into it all the same") from None
-        forced = error.message
-    part = Part(run.artifact, method, run.recipe.method)
-    return Source((part,), found, recipe.model, TASKS[run.recipe.task.name], run, forced)
+        note(f"merged all the same, as --force-base asks for: {error.message}")
+        return error.message
+    return ""
 
 
 def check_merges(run: Run) -> None:
@@ -115,15 +137,29 @@ def combine(sources: Sequence[tuple[Source, float]]) -> Source:
             ("base", str(first.base.folder), str(other.base.folder)),
             ("method", first.part.method.name, other.part.method.name),
             ("task", first.task.name, other.task.name),
+            ("quantised base", _bits(first), _bits(other)),
         ):
             if one != another:
                 raise UsageError(
                     f"--adapter: {other.part.folder} has another {what} than {first.part.folder} ({another}, not {one})"
                 )
+    for source, _ in sources:
+        if getattr(source.part.settings, "dora", False) or _read(source.part.folder / CONFIG).get("use_dora"):
+            raise UsageError(
+                f"--adapter: {source.part.folder} is DoRA, whose magnitudes do not add up: it cannot be one of several",
+                "merge it alone, and train or merge the others onto the result",
+            )
+    if not any(weight for _, weight in sources):
+        raise UsageError("--adapter: every weight is 0, so there is nothing to merge")
     return replace(first, parts=tuple(replace(source.part, weight=weight) for source, weight in sources))
 
 
-def _of_adapter(folder: Path, base: Path | None, note: Callable[[str], None]) -> Source:
+def _bits(source: Source) -> str:
+    kept = source.model.quantization
+    return f"{kept.bits} bits" if kept else "none"
+
+
+def _of_adapter(folder: Path, base: Path | None, note: Callable[[str], None], *, force: bool) -> Source:
     config = _read(folder / CONFIG)
     if not (folder / WEIGHTS).exists():
         raise UsageError(f"{folder} holds no {WEIGHTS}, so there is nothing to merge")
@@ -146,10 +182,18 @@ def _of_adapter(folder: Path, base: Path | None, note: Callable[[str], None]) ->
     if not named:
         raise UsageError(f"{folder} does not say what its base model is", "name it with --base")
     revision = None if base is not None or Path(named).expanduser().exists() else config.get("revision")
-    model = ModelSettings(name=named, revision=revision)
+    exported = _read(folder / "manifest.json") if _holds(folder, "export") else {}
+    bits = exported.get("quantization")
+    quantization = QuantizationSettings.model_validate(bits) if isinstance(bits, dict) else None
+    model = ModelSettings(name=named, revision=revision, quantization=quantization)
     known: dict[str, Any] = {"name": method.name, "modules_to_save": tuple(config.get("modules_to_save") or ())}
     settings = method.settings.model_construct(**known)
     found = locate.find(model, Path(named).expanduser().absolute(), note)
+    recorded = exported.get("base")
+    if isinstance(recorded, dict):
+        return Source(
+            (Part(folder, method, settings),), found, model, task, None, _forced(found, recorded, note, force=force)
+        )
     identity.check_whole(found.folder)
     return Source((Part(folder, method, settings),), found, model, task, None)
 

@@ -130,8 +130,10 @@ def test_export_leaves_what_plain_peft_loads_and_refuses_what_was_tampered_with(
     assert (code, out) == (0, f"{tmp_path / 'out'}: adapter, verified: yes\n")
     assert AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out").peft_config["default"].r == 4
     code, _, err = peftctl("export", run, tmp_path / "out", "--to", "adapter")
-    assert code == 2
-    assert "exists already" in err
+    assert (code, err) == (0, f"{tmp_path / 'out'} holds this already\n")
+    (tmp_path / "out" / "README.md").write_text("mine")
+    code, _, err = peftctl("export", run, tmp_path / "out", "--to", "adapter")
+    assert (code, "exists already" in err) == (2, True)
     config = run / "adapter" / "adapter_config.json"
     text = config.read_text()
     try:
@@ -383,7 +385,7 @@ def test_ctrl_c_exits_130_and_a_second_process_is_kept_out(tmp_path: Path, tiny_
     try:
         assert process.stdout is not None
         while not process.stdout.readline().startswith("step"):
-            assert process.poll() is None
+            assert process.poll() is None, process.communicate()
         code, _, err = peftctl("train", tmp_path / "r.yaml")
         assert code == 4
         assert f"another process is working in {tmp_path / 'run'} (process {process.pid})" in err

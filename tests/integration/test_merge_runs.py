@@ -21,7 +21,7 @@ from peftctl.merge.source import combine, open_source
 from peftctl.methods import METHODS
 from peftctl.run import open_run
 from peftctl.tables import table
-from tests import tiny
+from tests import jobs, tiny
 from tests.integration import test_generic, test_methods
 from tests.integration.test_merge import differing, tensors
 
@@ -76,7 +76,7 @@ def test_the_folder_loads_by_itself_and_ends_where_training_ended(tmp_path: Path
     with torch.no_grad():
         assert torch.allclose(model(**ids).logits, loaded.model(**ids).logits, atol=1e-5)
     assert facts["checked"]["top1"] == 1.0
-    assert facts["checked"]["loss_merged"] == pytest.approx(facts["checked"]["loss_as_trained"], abs=1e-5)
+    assert facts["checked"]["loss_merged"] == pytest.approx(facts["checked"]["loss_of_adapter"], abs=1e-5)
     assert facts["files"].keys() >= {"config.json", "generation_config.json", "tokenizer.json", "README.md"}
     assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == json.loads(json.dumps(facts, default=str))
     assert "lora" in (tmp_path / "out" / "README.md").read_text()
@@ -162,7 +162,7 @@ def test_what_cannot_be_merged_is_refused_before_weights_are_read(
     monkeypatch.setattr(stream, "write", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(UsageError, match=r"cannot be merged: it changes no weight(?s:.)*--to adapter"):
         open_source(run, None, lambda _: None)
-    with pytest.raises(UsageError, match="cannot be exported as merged"):
+    with pytest.raises(UsageError, match="cannot be merged"):
         export(open_run(run), tmp_path / "out", "merged")
 
 
@@ -297,9 +297,48 @@ def test_a_config_that_cannot_be_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_runs_adapter_stands_for_the_run_and_an_export_for_what_it_says(
+    tmp_path: Path, run: Path, tiny_model: Path
+) -> None:
+    heard: list[str] = []
+    source = open_source(run / "adapter", None, heard.append)
+    assert source.run is not None
+    assert heard == [f"{run / 'adapter'} is what {run} published, and is merged as that run"]
+    export(open_run(run), tmp_path / "out", "adapter")
+    other = tiny.save(tmp_path / "other", tiny.llama(seed=5))
+    for path in (run / "adapter", tmp_path / "out"):
+        assert open_source(path, tiny_model, print).forced == ""
+        with pytest.raises(UsageError, match="is not the base model this run was trained on"):
+            open_source(path, other, print)
+        assert "is not the base model" in open_source(path, other, print, force=True).forced
+
+
+def test_what_does_not_add_up_is_not_combined(tmp_path: Path, run: Path, tiny_model: Path) -> None:
+    plain = open_source(run, None, print)
+    dora, _ = jobs.train(tmp_path, tiny_model, "dora", method={"name": "lora", "rank": 4, "dora": True})
+    with pytest.raises(UsageError, match="is DoRA, whose magnitudes do not add up"):
+        combine([(plain, 1.0), (open_source(dora, None, print), 1.0)])
+    four, _ = jobs.train(tmp_path, tiny_model, "four", model={"dtype": "float32", "quantization": {"bits": 4}})
+    with pytest.raises(UsageError, match="has another quantised base"):
+        combine([(plain, 1.0), (open_source(four, None, print), 1.0)])
+    with pytest.raises(UsageError, match="every weight is 0"):
+        combine([(plain, 0.0), (plain, 0.0)])
+
+
+@pytest.mark.parametrize("inside", ["run", "run/adapter", "base"])
+def test_nothing_is_published_inside_what_is_merged(tmp_path: Path, run: Path, tiny_model: Path, inside: str) -> None:
+    source = open_source(run, None, print)
+    place = tiny_model if inside == "base" else run / inside.removeprefix("run").strip("/")
+    with pytest.raises(UsageError, match="which is to be merged"):
+        merge(source, place / "out", Options())
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UsageError, match="exists already"):
+        merge(source, tmp_path / "link", Options())
+
+
 def test_a_field_that_peft_does_not_know_is_told(tmp_path: Path, run: Path, tiny_model: Path) -> None:
     heard: list[str] = []
-    open_source(run / "adapter", tiny_model, heard.append)
+    open_source(copied(run / "adapter", tmp_path / "plain"), tiny_model, heard.append)
     assert heard == []
     open_source(edited(run / "adapter", tmp_path / "adapter", of_tomorrow=1), tiny_model, heard.append)
     assert ["does not know of_tomorrow" in text for text in heard] == [True]
@@ -341,9 +380,9 @@ def test_a_base_without_a_tokenizer_is_refused_before_anything_is_written(
         (["OUT", "--adapter", "RUN:x", "--adapter", "RUN"], "'x' is no weight"),
         (["OUT", "--adapter", "RUN:nan", "--adapter", "RUN"], "'nan' is no weight"),
         (["OUT", "--adapter", "RUN", "--adapter", "RUN", "--combine", "ties"], "needs --density"),
-        (["OUT", "--adapter", "RUN", "--adapter", "RUN", "--density", "0.5"], "has no effect with linear"),
+        (["OUT", "--adapter", "RUN", "--adapter", "RUN", "--density", "0.5"], "has no effect with cat"),
         (["RUN", "OUT", "--combine", "cat"], "has no effect on one adapter"),
-        (["RUN", "OUT", "--shard-size", "0"], "no size"),
+        (["RUN", "OUT", "--shard-size", "0"], "has no unit"),
         (["RUN", "OUT", "--shard-size", "nanGB"], "no size"),
         (["RUN", "OUT", "--dtype", "bf16"], "did you mean bfloat16"),
         (["RUN", "OUT", "--onto", "original"], "whose base was not quantised"),

@@ -174,10 +174,23 @@ def test_a_failure_while_publishing_leaves_nothing(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_an_empty_folder_is_a_place_to_publish_in(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with atomic.publish_directory(tmp_path / "out") as aside:
+        (aside / "a").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
 def test_nothing_is_published_over_what_exists(tmp_path: Path, kind: str) -> None:
     target = tmp_path / "out"
-    target.write_text("mine") if kind == "file" else target.mkdir()
+    if kind == "folder":
+        target.mkdir()
+        (target / "mine").touch()
+    elif kind == "link":
+        target.symlink_to("nowhere")
+    else:
+        target.write_text("mine")
     entered = False
     with pytest.raises(UsageError) as refused, atomic.publish_directory(target):
         entered = True
