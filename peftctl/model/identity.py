@@ -115,6 +115,6 @@ def check(base: Base, recorded: dict[str, Any]) -> None:
         raise UsageError(
             f"{base.folder} is not the base model this run was trained on: its tensors or files differ",
             f"the run was trained on {recorded['name']}" + (f" at {recorded['commit']}" if recorded["commit"] else "")
-            if recorded["name"] != base.name
+            if recorded["name"] != base.name or recorded["commit"]
             else "it has changed since",
         )

@@ -38,8 +38,8 @@ def main() -> None:
     lines = [
         "# A real model's training killed at random times",
         "",
-        f"SmolLM2-135M, LoRA of rank 16 with dropout on mails, {STEPS} steps, a checkpoint every second one, measured "
-        f"every fifth. Undisturbed it takes {seconds:.0f} seconds, start and publishing included. Each trial kills it "
+        f"SmolLM2-135M, LoRA of rank 16 with dropout on mails, {STEPS} steps, a checkpoint after each, measured "
+        f"every third. Undisturbed it takes {seconds:.0f} seconds, start and publishing included. Each trial kills it "
         f"up to {KILLS} times (SIGKILL) at random times after its start and then lets it end. Compared are the bits of "
         "the adapter, of the last checkpoint (optimizer and losses among them), the log and the metrics.",
         "",

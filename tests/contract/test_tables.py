@@ -70,8 +70,8 @@ class Names:
     name: str = "names"
     summary: str = "the targets, one a line"
 
-    def accepts(self, run: Run) -> str:
-        return ""
+    def check(self, run: Run) -> None:
+        """It takes every run."""
 
     def write(self, run: Run, folder: Path, note: Callable[[str], None]) -> None:
         (folder / "targets.txt").write_text("\n".join(run.manifest["targets"]))

@@ -17,8 +17,8 @@ from tests import jobs
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
     "train.epochs=null", "train.batch_size=4", "data.max_length=64", "data.overlong=truncate_start",
-    "data.train[0].limit=120", "data.eval.limit=4", "eval.choices=null", "method.dropout=0.1", "train.save_every=2",
-    "eval.every=5",
+    "data.train[0].limit=120", "data.eval.limit=4", "eval.choices=null", "method.dropout=0.1", "train.save_every=1",
+    "eval.every=3",
 ]  # fmt: skip
 
 

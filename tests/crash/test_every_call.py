@@ -8,7 +8,7 @@ import pytest
 
 from tests.crash import harness, scenes
 
-SAMPLE = 8
+SAMPLE = 6
 
 
 @pytest.mark.slow
