@@ -36,7 +36,6 @@ def edited(run: Path, name: str, change: Any) -> None:
         atomic.write_json(run / "manifest.json", manifest)
 
 
-@pytest.mark.quick
 def test_a_run_trained_again_has_the_same_bits(tmp_path: Path, tiny_model: Path) -> None:
     run, _ = jobs.train(tmp_path, tiny_model, "run", **CASE)
     found = reproduce(open_run(run), None, Events())
@@ -113,7 +112,6 @@ def test_another_base_is_refused_before_training(tmp_path: Path) -> None:
         reproduce(open_run(run), None, Events())
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_step_names_its_rows_and_their_losses(tmp_path: Path, tiny_model: Path, fast: bool) -> None:
     paths = {name: fast for name in ("packed", "loss", "lora", "norm")}

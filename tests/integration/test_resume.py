@@ -168,7 +168,6 @@ def test_a_signal_before_the_first_step_leaves_nothing_in_the_way(tmp_path: Path
     run_with(tmp_path, tiny_model, "run")
 
 
-@pytest.mark.quick
 @pytest.mark.usefixtures("terminable")
 def test_a_signal_while_measuring_stops_that_and_it_comes_again(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
@@ -279,7 +278,6 @@ def test_another_base_is_refused(tmp_path: Path, half: Path) -> None:
         go_on(tmp_path, base, train={**LONG, **SAVED, "max_steps": 3})
 
 
-@pytest.mark.quick
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, tiny_model: Path, half: Path) -> None:
     expected = jobs.bits(tmp_path / "whole")
     file = checkpoint.path_of(half, 5) / "optimizer.safetensors"
@@ -364,7 +362,6 @@ def test_a_finished_run_goes_on_for_longer_in_a_directory_of_its_own(tmp_path: P
     assert (found["artifact"], found["checkpoint"]) == (expected["artifact"], expected["checkpoint"])
 
 
-@pytest.mark.quick
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, tiny_model: Path) -> None:
     case = {"train": {**LONG, "max_steps": 3}}
     run, _ = jobs.train(tmp_path, tiny_model, "run", **case)
