@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import inventory, publish_directory, sha256, write_json, write_text
-from peftctl.data.collate import Collator, pad_id
+from peftctl.data.collate import Collator, plain_layout
 from peftctl.data.order import derived_seed
 from peftctl.data.prepare import open_rows
 from peftctl.data.supply import supplied
@@ -26,7 +26,7 @@ from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
 from peftctl.recipe import able, resolve
 from peftctl.recipe.schema import Recipe
-from peftctl.tasks import TASKS, Layout
+from peftctl.tasks import Task
 from peftctl.train import checkpoint, distributed, kept, loop, resume, rundir, trackers
 from peftctl.train.checkpoint import Checkpoint
 from peftctl.train.optim import build_optimizer, in_order, training_bytes
@@ -204,10 +204,11 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         events.emit("warning", message=text)
 
     able.judge(recipe)
-    task, method = TASKS[recipe.task.name], METHODS[recipe.method.name]
+    method = METHODS[recipe.method.name]
     events.emit("stage", name="data", detail=", ".join(str(source.path) for source in recipe.data.train))
     opened = open_rows(recipe, warn)
     recipe, base, encoding = opened.recipe, opened.base, opened.encoding
+    task = encoding.task
     identity.check_whole(base.folder)
     init_from = recipe.train.init_from
     start = begin.find(recipe.path(init_from), base, method, warn) if init_from else None
@@ -270,7 +271,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     trained = ((name, p) for name, p in accelerator.unwrap_model(model).named_parameters() if p.requires_grad)
     optimizer = build_optimizer(recipe.train, ((method.rate(recipe.method, name), p) for name, p in trained))
     tokens, tokenizer = recipe.train.micro_batch_tokens or 0, encoding.tokenizer
-    collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)
+    collate = Collator(task, tokenizer, fast.layout(plain_layout(tokenizer)), tokens, accelerator.device)
     longest = encoding.max_length
     measure = Measurement(held_out, collate, longest, recipe.eval.choices or ()) if held_out else None
     if measure:
@@ -330,26 +331,26 @@ def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
     from peftctl.fast.equal import tolerance
 
     model, tokenizer = session.accelerator.unwrap_model(session.model), session.collate.tokenizer
-    collate = replace(session.collate, layout=Layout(pad_id(tokenizer)))
+    collate = replace(session.collate, layout=plain_layout(tokenizer))
     # Row by row: vectors that a network makes for several rows differ, by rounding, from those it makes to be saved.
     inputs = [collate([row])["inputs"] for row in session.supply.shortest(PROBE_ROWS)]
     method, settings = session.method, session.recipe.method
     method.finish(model)
-    trained = _logits(model, inputs)
+    trained = _outputs(session.task, model, inputs)
     dtype, layers = getattr(torch, session.recipe.model.dtype), model.config.get_text_config().num_hidden_layers
     rounding = tolerance(dtype) * layers**0.5 if method.rounds(settings) else adapter.EPS
     with publish_directory(run / method.artifact) as aside:
         adapter.save(model, method, settings, session.task, tokenizer, base, aside, loaded=session.recipe.model)
         session.model = adapter.reload(model, method, settings, aside)
-        verified = adapter.compare(trained, _logits(session.model, inputs), rounding)
+        verified = adapter.compare(trained, _outputs(session.task, session.model, inputs), rounding)
     return verified
 
 
-def _logits(model: Any, inputs: Sequence[Mapping[str, Any]]) -> Any:
-    """Every logit of every row, end to end."""
+def _outputs(task: Task, model: Any, inputs: Sequence[Mapping[str, Any]]) -> Any:
+    """All that the model says of every row, end to end."""
     import torch
 
-    return torch.cat([adapter.logits(model, each).flatten() for each in inputs])
+    return torch.cat([adapter.outputs(task, model, each).flatten() for each in inputs])
 
 
 def manifest(
@@ -369,7 +370,7 @@ def manifest(
         "artifact": artifact,
         "task": recipe.task.name,
         "method": recipe.method.model_dump(mode="json", exclude={"targets"}),
-        "loads_with": session.method.loads_with(recipe.method),
+        "loads_with": adapter.loads_with(session.method, recipe.method, run / artifact),
         "base": identity.identity(base),
         "dtype": recipe.model.dtype,
         "quantization": recipe.model.quantization.model_dump(mode="json") if recipe.model.quantization else None,
