@@ -46,15 +46,30 @@ class Events:
             listener(event)
 
 
-def metrics_log(path: Path) -> Listener:
-    """A listener that appends each event to ``path`` as a line of JSON, so that a killed run keeps its past."""
+class MetricsLog:
+    """A listener that appends each event to ``path`` as a line of JSON, so that a killed run keeps its past.
 
-    def listen(event: Event) -> None:
+    Events before ``begin`` are kept back: a run that comes to nothing leaves the log of an earlier one as it was.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._early: list[Event] | None = []
+
+    def begin(self) -> None:
+        """Write from here on, and first what was kept back."""
+        early, self._early = self._early or [], None
+        for event in early:
+            self(event)
+
+    def __call__(self, event: Event) -> None:
+        """Raises MachineError where the disk does not take it."""
+        if self._early is not None:
+            self._early.append(event)
+            return
         line = redact(json.dumps(event, ensure_ascii=False, allow_nan=False, default=str))
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise MachineError(f"{path} cannot be written to: {error.strerror}") from error
-
-    return listen
+            raise MachineError(f"{self._path} cannot be written to: {error.strerror}") from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def reproduce(run: Run, output: Path | None, events: Events) -> Reproduction:
     Raises UsageError where its base is another now, and whatever training raises.
     """
     run.check_intact()
+    then, logged = _environment(run.path), _losses(run.path)
     if lengthened := run.manifest.get("lengthened"):
         step, steps = lengthened[-1]
         raise UsageError(
@@ -67,26 +68,35 @@ def reproduce(run: Run, output: Path | None, events: Events) -> Reproduction:
     identity.check(locate(recipe, lambda _: None), dict(run.manifest["base"]))
     job.train(recipe, dump(recipe), events)
     tensors, differing = _compared(run.artifact, again / run.artifact.name)
-    then, now = (json.loads((path / "environment.json").read_text("utf-8")) for path in (run.path, again))
-    losses = [list(_losses(path)) for path in (run.path, again)]
+    losses = zip_longest(logged, _losses(again))
     return Reproduction(
         run=str(run.path),
         again=str(again),
         tensors=tensors,
         differing=differing,
         steps=int(run.manifest["steps"]),
-        step=next((one[0] for one, other in zip(*losses, strict=False) if one != other), None),
-        versions=tuple(rundir.differences(then, now)),
+        step=next(((one or other)[0] for one, other in losses if one != other), None),
+        versions=tuple(rundir.differences(then, _environment(again))),
     )
 
 
-def _losses(run: Path) -> Iterator[tuple[int, float | None]]:
-    """The loss of every step event of a run's log."""
-    with (run / rundir.LOG).open(encoding="utf-8") as file:
-        for line in file:
-            event = json.loads(line)
-            if event["event"] == "step":
-                yield event["step"], event["loss"]
+def _environment(run: Path) -> dict[str, Any]:
+    """The versions and the machine of a run. Raises UsageError where it does not say."""
+    try:
+        found: dict[str, Any] = json.loads((run / "environment.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(f"{run / 'environment.json'} cannot be read, which says what the run was made on") from None
+    return found
+
+
+def _losses(run: Path) -> list[tuple[int, float | None]]:
+    """Step and loss of every step event of a run's log. Raises UsageError where it cannot be read."""
+    try:
+        lines = (run / rundir.LOG).read_text("utf-8").splitlines()
+        events = [json.loads(line) for line in lines]
+        return [(event["step"], event["loss"]) for event in events if event["event"] == "step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{run / rundir.LOG} cannot be read, which has the losses to compare") from None
 
 
 def _compared(one: Path, other: Path) -> tuple[int, dict[str, float | None]]:

@@ -16,7 +16,7 @@ from peftctl.data.prepare import open_rows
 from peftctl.data.supply import supplied
 from peftctl.errors import DivergedError, MachineError, UsageError
 from peftctl.evaluation.measure import Measurement
-from peftctl.events import Events, metrics_log
+from peftctl.events import Events, MetricsLog
 from peftctl.methods import METHODS, Anatomy, DataFacts
 from peftctl.model import adapter, attach, causal, identity, load, memory, preflight, prequantized, targets
 from peftctl.model import start as begin
@@ -100,16 +100,22 @@ def _train(  # noqa: PLR0913 - what a run is made of
     found = checkpoint.read(at) if at else None
     if at and found:
         recipe = resume.recipe_at(at, recipe)
-        resume.set_aside(run, at, lambda text: events.emit("warning", message=text))
-        rundir.cut_log(run, found.state["log_bytes"] if at.parent == run / checkpoint.FOLDER else 0)
+        stops.hint = f"the same command goes on from {at}"
+    log = MetricsLog(run / rundir.LOG)
+    events.add(log)
     try:
-        events.add(metrics_log(run / rundir.LOG))
-        write_text(run / "recipe.yaml", recipe_text)
+        if not at:
+            write_text(run / "recipe.yaml", recipe_text)
         session, base, anatomy = prepare(recipe, accelerator, events)
         saver_needs = {"asked": asked, "environment": rundir.environment()}
         check_room(run, session.recipe, attach.trainable(session.model))
         if at and found:
             _go_on(session, base, at, found, saver_needs["environment"], events)
+            # Only now: what comes to nothing takes nothing away.
+            resume.set_aside(run, at, lambda text: events.emit("warning", message=text))
+            rundir.cut_log(run, found.state["log_bytes"] if at.parent == run / checkpoint.FOLDER else 0)
+        log.begin()
+        write_text(run / "recipe.yaml", recipe_text)
         write_text(run / RESOLVED_FILE, kept.resolved(session))
         write_json(run / "environment.json", saver_needs["environment"])
     except BaseException:
@@ -120,11 +126,10 @@ def _train(  # noqa: PLR0913 - what a run is made of
     before = float(found.state["seconds"]) if found else 0.0
 
     def beside() -> dict[str, Any]:
-        log = run / rundir.LOG
         return {
             **saver_needs,
             "base": identity.identity(base),
-            "log_bytes": log.stat().st_size if log.exists() else 0,
+            "log_bytes": (run / rundir.LOG).stat().st_size,
             "seconds": before + time.monotonic() - began,
         }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +22,6 @@ FREE = {
 }
 LENGTH = ("train.epochs", "train.max_steps")
 FREE_WHOLE = ("track", "output")
-# Where things are: what they are is told by their hashes.
-MOVED = re.compile(r"model\.name|data\.(train\[\d+\]|eval)\.path")
 OTHERWISE = f"the recipe as it was goes on; `--resume {NEVER}` starts over, and so does another --output"
 # A resolved recipe names every target: a mixture of experts has tens of thousands.
 RESOLVED_BYTES = 50_000_000
@@ -59,9 +56,10 @@ def begin(run: Path, recipe: Recipe, how: str, note: Note) -> Beginning:
         return Beginning("anew")
     own = checkpoint.all_of(run)
     if how != AUTO:
-        path = _named(how)
-        if path.parent == run / checkpoint.FOLDER or not own:
-            _same(recipe, checkpoint.state_of(path)["asked"], f"--resume: {path} is of another recipe")
+        inside = bool(how) and Path(how).expanduser().absolute().is_relative_to(run)
+        if inside or not own:
+            path = _named(how)
+            _same(recipe, path, f"--resume: {path} is of another recipe")
             if not own:
                 rundir.move_unfinished(run, note)
             return Beginning("at", path)
@@ -74,17 +72,21 @@ def begin(run: Path, recipe: Recipe, how: str, note: Note) -> Beginning:
         rundir.move_unfinished(run, note)
         return Beginning("anew")
     found = _newest(run, note)
-    _same(recipe, checkpoint.state_of(found)["asked"], f"output: {run} holds a run of another recipe")
+    _same(recipe, found, f"output: {run} holds a run of another recipe")
     return Beginning("at", found)
 
 
 def _finished(run: Path, recipe: Recipe, how: str, there: list[str], note: Note) -> Beginning:
     """What a finished run is still to do: nothing, or the evaluation that it was stopped in."""
-    manifest = json.loads((run / rundir.MANIFEST).read_text("utf-8"))
-    if how == NEVER or not (said := manifest.get("asked")):
+    try:
+        manifest = json.loads((run / rundir.MANIFEST).read_text("utf-8"))
+        said = manifest["asked"] if manifest["kind"] == "run" else {}
+    except (ValueError, KeyError, TypeError):
+        said = {}
+    if how == NEVER or not said:
         raise rundir.taken(run, there)
     now = asked(recipe)
-    _same(recipe, said, rundir.taken(run, there).message, "give --output another directory, or remove this one")
+    _judge(now, said, frozenset(), rundir.taken(run, there).message, rundir.taken(run, there).hint)
     if any(said.get(key) != now.get(key) for key in LENGTH):
         raise UsageError(
             f"{rundir.taken(run, there).message}, of another length",
@@ -105,10 +107,7 @@ def _finished(run: Path, recipe: Recipe, how: str, there: list[str], note: Note)
 
 
 def recipe_at(path: Path, now: Recipe) -> Recipe:
-    """The resolved recipe of the checkpoint at ``path``, with what may be another as it is now.
-
-    Files may have moved: their hashes, which it holds, tell whether they are the same.
-    """
+    """The resolved recipe of the checkpoint at ``path``, with what may be another, or elsewhere, as it is now."""
     recipe = load_recipe(path / checkpoint.RESOLVED, max_bytes=RESOLVED_BYTES)
     recipe = replace(recipe, origins=checkpoint.state_of(path)["origins"])
     for section, names in FREE.items():
@@ -179,18 +178,27 @@ def _named(how: str) -> Path:
     return path
 
 
-def _same(recipe: Recipe, then: Mapping[str, Any], problem: str, hint: str = OTHERWISE) -> None:
-    """Raises UsageError with every setting that is not what it was."""
-    now = asked(recipe)
+def _same(recipe: Recipe, path: Path, problem: str) -> None:
+    """Raises UsageError with every setting that is not what it was for the checkpoint at ``path``.
+
+    What is told by a hash may be elsewhere: files of rows that the checkpoint pins, and a base that is no hub model.
+    """
+    resolved = load_recipe(path / checkpoint.RESOLVED, max_bytes=RESOLVED_BYTES)
+    moved = {f"data.train[{number}].path" for number, source in enumerate(resolved.data.train) if source.sha256}
+    moved |= {"data.eval.path"} if resolved.data.eval and resolved.data.eval.sha256 else set()
+    moved |= set() if resolved.model.revision else {"model.name"}
+    _judge(asked(recipe), checkpoint.state_of(path)["asked"], frozenset(moved), problem, OTHERWISE)
+
+
+def _judge(now: Mapping[str, Any], then: Mapping[str, Any], moved: frozenset[str], problem: str, hint: str) -> None:
+    """Raises UsageError with every setting that differs, but for those that may and those that ``moved``."""
     free = {f"{section}.{name}" for section, names in FREE.items() for name in names}
-    if len(recipe.data.train) != sum(key.startswith("data.train[") and key.endswith("].path") for key in then):
-        raise UsageError(f"{problem}: it has other numbers of sources under data.train", hint)
     lines = [
         f"  {key}: {_said(then, key)} then, {_said(now, key)} now"
         for key in sorted({*then, *now})
         if then.get(key) != now.get(key)
         and key not in free
-        and not MOVED.fullmatch(key)
+        and not (key in moved and key in then and key in now)
         and key.split(".")[0] not in FREE_WHOLE
     ]
     if lines:

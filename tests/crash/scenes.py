@@ -40,8 +40,12 @@ def peftctl(*arguments: object) -> None:
     """The command, in this process: it ends by SystemExit."""
     from peftctl.cli import main
 
+    before = sys.argv
     sys.argv = ["peftctl", *map(str, arguments)]
-    main()
+    try:
+        main()
+    finally:
+        sys.argv = before
 
 
 def training(folder: Path, base: Path) -> Scene:

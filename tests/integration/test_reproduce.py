@@ -104,6 +104,18 @@ def test_what_reproduce_does_not_take(
     assert (done.exit_code, said in done.stderr) == (2, True), done.stderr
 
 
+@pytest.mark.parametrize("name", ["environment.json", "metrics.jsonl"])
+@pytest.mark.parametrize("text", [None, "{"])
+def test_what_cannot_be_compared_is_said_before_training(
+    tmp_path: Path, tiny_model: Path, name: str, text: str | None
+) -> None:
+    run, _ = jobs.train(tmp_path, tiny_model, "run", **CASE)
+    (run / name).unlink() if text is None else (run / name).write_text(text)
+    with pytest.raises(UsageError, match=f"{name} cannot be read"):
+        reproduce(open_run(run), None, Events())
+    assert not (tmp_path / "run-again").exists()
+
+
 def test_another_base_is_refused_before_training(tmp_path: Path) -> None:
     base = tiny.save(tmp_path / "base")
     run, _ = jobs.train(tmp_path, base, "run", **CASE)

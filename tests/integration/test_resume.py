@@ -18,10 +18,10 @@ from peftctl.atomic import inventory
 from peftctl.errors import DataError, DivergedError, MachineError, StoppedError, UsageError, VerificationError
 from peftctl.events import Events
 from peftctl.methods import OWN, experts
-from peftctl.recipe import load
+from peftctl.recipe import load, resolve
 from peftctl.reproduce import reproduce
 from peftctl.run import open_run
-from peftctl.train import checkpoint, job, loop, saver
+from peftctl.train import checkpoint, job, loop, resume, saver
 from tests import jobs, tiny
 from tests.integration.test_generic import SMALL
 
@@ -267,6 +267,52 @@ def test_data_that_has_changed_is_refused(tmp_path: Path, tiny_model: Path, half
     assert checkpoint.all_of(half)
 
 
+def test_what_comes_to_nothing_takes_nothing_away(tmp_path: Path, tiny_model: Path, half: Path) -> None:
+    before = inventory(half)
+    rows = (tmp_path / "train.jsonl").read_bytes()
+    tiny.jsonl(tmp_path / "train.jsonl", tiny.chats(25))
+    with pytest.raises(DataError):
+        go_on(tmp_path, tiny_model, how=str(checkpoint.path_of(half, 2)))
+    (tmp_path / "train.jsonl").write_bytes(rows)
+    with pytest.raises(UsageError, match="is not the base model"):
+        run_with(
+            tmp_path, tiny.save(tmp_path / "other", tiny.llama(seed=5)), "run", train={**LONG, **SAVED, "max_steps": 6}
+        )
+    assert inventory(half) == before
+    run, heard = go_on(tmp_path, tiny_model)
+    assert [event["step"] for event in heard if event["event"] == "resumed"] == [5]
+    assert jobs.bits(run) == jobs.bits(tmp_path / "whole")
+
+
+def test_a_finished_run_of_another_base_or_data_is_not_called_finished(tmp_path: Path, tiny_model: Path) -> None:
+    case = {"train": {**LONG, "max_steps": 3}}
+    run, _ = jobs.train(tmp_path, tiny_model, "run", **case)
+    other = tiny.save(tmp_path / "other", tiny.llama(seed=5))
+    with pytest.raises(UsageError, match=r"holds a finished run(.|\n)*model.name: "):
+        jobs.train(tmp_path, other, "run", **case)
+    tiny.jsonl(tmp_path / "more.jsonl", tiny.chats(9))
+    with pytest.raises(UsageError, match=r"holds a finished run(.|\n)*data.train\[0\].path: "):
+        jobs.train(tmp_path, tiny_model, "run", data={"train": "more.jsonl"}, **case)
+    for damage in ("{", "[]", "{}"):
+        (run / "manifest.json").write_text(damage)
+        with pytest.raises(UsageError, match="holds a finished run"):
+            jobs.train(tmp_path, tiny_model, "run", **case)
+
+
+def test_what_no_hash_tells_may_not_be_elsewhere(tmp_path: Path, tiny_model: Path, half: Path) -> None:
+    """A hub model or data set is known by its name: another one is another recipe."""
+    path = checkpoint.path_of(half, 5) / "resolved.yaml"
+    text = path.read_text()
+    recipe = resolve.resolve(load(tmp_path / "whole.yaml"))
+    moved = recipe.with_settings("model", "", name="owner/other")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "verify", lambda _: None)
+        resume._same(moved, path.parent, "x")  # a folder may be elsewhere
+        path.write_text(text.replace("model:\n", "model:\n  revision: c0ffee\n", 1))
+        with pytest.raises(UsageError, match=r"model.name: "):
+            resume._same(moved, path.parent, "x")
+
+
 def test_another_base_is_refused(tmp_path: Path, half: Path) -> None:
     base = tiny.save(tmp_path / "base")
     shutil.copytree(base, tmp_path / "other")
@@ -395,6 +441,15 @@ def test_a_longer_run_that_is_stopped_goes_on_with_the_same_command(
     assert resolved.startswith("# Every choice made, at the end: up to step 4 the run was to have 4 steps.")
     with pytest.raises(UsageError, match="was to have 4 steps until it had made 4"):
         reproduce(open_run(tmp_path / "run"), None, Events())
+
+
+def test_a_checkpoint_of_another_run_is_needed_once(tmp_path: Path, tiny_model: Path) -> None:
+    first, _ = jobs.train(tmp_path, tiny_model, "first", train={**LONG, "max_steps": 3})
+    with pytest.raises(StoppedError):
+        run_with(tmp_path, tiny_model, "run", how=str(first), train={**LONG, "max_steps": 6, "max_time": "0s"})
+    shutil.rmtree(first)
+    run = run_with(tmp_path, tiny_model, "run", how=str(first), train={**LONG, "max_steps": 6})
+    assert jobs.manifest(run)["steps"] == 6
 
 
 def test_who_decided_each_value_is_not_forgotten(tmp_path: Path, tiny_model: Path, half: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from peftctl import console
 from peftctl.errors import DataError, RecipeError
-from peftctl.events import Events, metrics_log
+from peftctl.events import Events, MetricsLog
 
 STEP = {
     "event": "step", "step": 7, "steps": 120, "loss": 1.23456, "learning_rate": 2e-4, "tokens": 900,
@@ -170,8 +170,11 @@ def test_every_listener_hears_every_event_in_order(tmp_path: Path) -> None:
 
 def test_the_metrics_log_keeps_every_event_as_a_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    events = Events(metrics_log(path))
+    log = MetricsLog(path)
+    events = Events(log)
     events.emit("warning", message="né\nzwei")
+    assert not path.exists()  # what is said before a run has begun is kept back
+    log.begin()
     assert json.loads(path.read_text("utf-8")) == {"event": "warning", "message": "né\nzwei"}
     events.emit("done", path=Path("/x"), seconds=1.5)
     assert [json.loads(line)["event"] for line in path.read_text("utf-8").splitlines()] == ["warning", "done"]
