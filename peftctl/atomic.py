@@ -180,6 +180,18 @@ def inventory(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def held(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a published ``folder`` where it says all that is ``asked`` and every file is as it says."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
+        plain = json.loads(json.dumps(asked, default=str))
+        same = all(manifest.get(name) == value for name, value in plain.items())
+    except (OSError, ValueError, AttributeError):
+        return None
+    there = {name: entry for name, entry in inventory(folder).items() if name != "manifest.json"} if same else {}
+    return manifest if same and there == manifest.get("files") else None
+
+
 @contextmanager
 def lock(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive lock on ``path`` (made, and removed again), or raise MachineError(``busy``) if another has it.

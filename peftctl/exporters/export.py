@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peftctl.atomic import inventory, publish_directory, sha256, write_json
+from peftctl.atomic import held, inventory, publish_directory, sha256, write_json
 from peftctl.errors import UsageError
 from peftctl.exporters import EXPORTERS
 from peftctl.nearest import nearest
@@ -29,7 +28,7 @@ def export(run: Run, out: Path, to: str, note: Callable[[str], None] = lambda _:
     run.check_intact()
     exporter.check(run)
     asked = {"to": to, "run": str(run.path), "run_sha256": sha256(run.path / "manifest.json")}
-    if (there := _already(out, asked)) is not None:
+    if (there := held(out, asked)) is not None:
         note(f"{out} holds this already")
         return there
     if out.absolute().is_relative_to(run.artifact):
@@ -47,14 +46,3 @@ def export(run: Run, out: Path, to: str, note: Callable[[str], None] = lambda _:
         }
         write_json(folder / "manifest.json", manifest)
     return manifest
-
-
-def _already(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest in ``out`` where it holds what is asked for, whole."""
-    try:
-        manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text("utf-8"))
-        same = all(manifest.get(name) == value for name, value in asked.items())
-    except (OSError, ValueError, AttributeError):
-        return None
-    held = {name: entry for name, entry in inventory(out).items() if name != "manifest.json"}
-    return manifest if same and held == manifest.get("files") else None

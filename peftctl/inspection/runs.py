@@ -78,9 +78,9 @@ class RunFacts:
 
     @property
     def wrong(self) -> bool:
-        """Whether a file is not what was published, or the adapter does not do what it should."""
+        """Whether a file or checkpoint is not what was written, or the adapter does not do what it should."""
         problems = self.adapter["problems"] if self.adapter else ()
-        return self.intact is False or any(problem["level"] == "error" for problem in problems)
+        return self.intact is False or bool(self.lost) or any(problem["level"] == "error" for problem in problems)
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as plain values, none of them NaN or infinite."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftctl.atomic import inventory, publish_directory, write_json
+from peftctl.atomic import held, inventory, publish_directory, write_json
 from peftctl.errors import MachineError, UsageError
 from peftctl.merge import check, compare, files, memory, stream
 from peftctl.merge.adapters import Combine
@@ -45,7 +44,7 @@ def merge(source: Source, out: Path, options: Options, note: Callable[[str], Non
     """
     _check_place(source, out)
     asked = {"sources": source.facts(), "options": asdict(options)}
-    if (there := _already(out, asked)) is not None:
+    if (there := held(out, asked)) is not None:
         note(f"{out} holds this already")
         return there
     if out.exists() and any(out.iterdir()):
@@ -175,18 +174,3 @@ def _check_room(folder: Path, bytes_: int) -> None:
             f"{folder.parent}: the merged model takes {size(bytes_)}, {size(SPARE)} more are to stay free, and "
             f"{size(free)} are"
         )
-
-
-def _already(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest in ``out`` where it holds what is asked for, whole."""
-    if not (out / "manifest.json").exists() or not (out / "config.json").exists():
-        return None
-    try:
-        manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text("utf-8"))
-    except ValueError:
-        return None
-    plain = json.loads(json.dumps(asked, default=str))
-    if not isinstance(manifest, dict) or any(manifest.get(name) != plain[name] for name in plain):
-        return None
-    held = {name: entry for name, entry in inventory(out).items() if name != "manifest.json"}
-    return manifest if held == manifest.get("files") else None

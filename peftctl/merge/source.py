@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from peftctl.atomic import inventory
 from peftctl.errors import UsageError
 from peftctl.inspection.keys import some
@@ -21,6 +23,7 @@ from peftctl.tasks import TASKS, Task
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+IDENTITY = {"name", "commit", "layout_sha256", "files"}  # what a base is told by
 INSTEAD = "serve the base with the adapter beside it: peftctl export RUN OUT --to adapter"
 
 
@@ -90,6 +93,7 @@ def open_source(path: Path, base: Path | None, note: Callable[[str], None], *, f
     run.check_intact()
     recipe = at_base(run, base)
     found = locate.locate(recipe, note)
+    identity.check_whole(found.folder)
     forced = _forced(found, run.manifest["base"], note, force=force)
     part = Part(run.artifact, method, run.recipe.method)
     return Source((part,), found, recipe.model, TASKS[run.recipe.task.name], run, forced)
@@ -110,7 +114,6 @@ def _run_of(path: Path) -> Path | None:
 
 def _forced(found: Base, recorded: dict[str, Any], note: Callable[[str], None], *, force: bool) -> str:
     """In what the base differs from the ``recorded`` one, "" where it does not. Raises UsageError without ``force``."""
-    identity.check_whole(found.folder)
     try:
         identity.check(found, recorded)
     except UsageError as error:
@@ -184,18 +187,21 @@ def _of_adapter(folder: Path, base: Path | None, note: Callable[[str], None], *,
     revision = None if base is not None or Path(named).expanduser().exists() else config.get("revision")
     exported = _read(folder / "manifest.json") if _holds(folder, "export") else {}
     bits = exported.get("quantization")
-    quantization = QuantizationSettings.model_validate(bits) if isinstance(bits, dict) else None
+    try:
+        quantization = QuantizationSettings.model_validate(bits) if bits is not None else None
+    except ValidationError:
+        raise UsageError(f"{folder / 'manifest.json'} is damaged: its quantization is none") from None
     model = ModelSettings(name=named, revision=revision, quantization=quantization)
     known: dict[str, Any] = {"name": method.name, "modules_to_save": tuple(config.get("modules_to_save") or ())}
     settings = method.settings.model_construct(**known)
     found = locate.find(model, Path(named).expanduser().absolute(), note)
-    recorded = exported.get("base")
-    if isinstance(recorded, dict):
-        return Source(
-            (Part(folder, method, settings),), found, model, task, None, _forced(found, recorded, note, force=force)
-        )
+    forced, recorded = "", exported.get("base")
     identity.check_whole(found.folder)
-    return Source((Part(folder, method, settings),), found, model, task, None)
+    if exported:
+        if not isinstance(recorded, dict) or not recorded.keys() >= IDENTITY:
+            raise UsageError(f"{folder / 'manifest.json'} is damaged: it does not say what the base was")
+        forced = _forced(found, recorded, note, force=force)
+    return Source((Part(folder, method, settings),), found, model, task, None, forced)
 
 
 def _check_merges(path: Path, method: Method) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peftctl.atomic import inventory, publish_directory, sha256, write_json, write_text
+from peftctl.atomic import write_json, write_text
 from peftctl.data.collate import Collator, pad_id
 from peftctl.data.order import derived_seed
 from peftctl.data.prepare import open_rows
@@ -18,7 +17,7 @@ from peftctl.errors import DivergedError, MachineError, UsageError
 from peftctl.evaluation.measure import Measurement
 from peftctl.events import Events, MetricsLog
 from peftctl.methods import METHODS, Anatomy, DataFacts
-from peftctl.model import adapter, attach, causal, identity, load, memory, preflight, prequantized, targets
+from peftctl.model import attach, causal, identity, load, memory, preflight, prequantized, targets
 from peftctl.model import start as begin
 from peftctl.model.fast import FastPaths, compile_pays
 from peftctl.model.locate import Base
@@ -26,19 +25,17 @@ from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
 from peftctl.recipe import able, resolve
 from peftctl.recipe.schema import Recipe
-from peftctl.tasks import TASKS, Layout
+from peftctl.tasks import TASKS
 from peftctl.train import checkpoint, distributed, kept, loop, resume, rundir, trackers
 from peftctl.train.checkpoint import Checkpoint
 from peftctl.train.optim import build_optimizer, in_order, training_bytes
+from peftctl.train.publish import publish
 from peftctl.train.resume import Beginning
 from peftctl.train.saver import Saver, check_room
 from peftctl.train.session import Session
 from peftctl.train.stops import Stops
 
 ADAPTER_START = 0
-PROBE_ROWS = 2
-MANIFEST_VERSION = 1
-RESOLVED_FILE = "resolved.yaml"
 
 
 def train(recipe: Recipe, recipe_text: str, events: Events, how: str = resume.AUTO) -> Path:
@@ -116,7 +113,7 @@ def _train(  # noqa: PLR0913 - what a run is made of
             rundir.cut_log(run, found.state["log_bytes"] if at.parent == run / checkpoint.FOLDER else 0)
         log.begin()
         write_text(run / "recipe.yaml", recipe_text)
-        write_text(run / RESOLVED_FILE, kept.resolved(session))
+        write_text(run / rundir.RESOLVED, kept.resolved(session))
         write_json(run / "environment.json", saver_needs["environment"])
     except BaseException:
         if not checkpoint.all_of(run):
@@ -147,8 +144,8 @@ def _train(  # noqa: PLR0913 - what a run is made of
                 error.hint = f"{error.hint}; the last checkpoint before is {saver.last}".removeprefix("; ")
             raise
     accelerator.wait_for_everyone()
-    write_text(run / RESOLVED_FILE, kept.resolved(session))  # memory may have changed it
-    _publish(session, base, anatomy, run, events, asked)
+    write_text(run / rundir.RESOLVED, kept.resolved(session))  # memory may have changed it
+    publish(session, base, anatomy, run, events, asked)
     seconds = round(before + time.monotonic() - began, 1)
     events.emit("done", path=str(run), steps=session.step, skipped=session.skipped, seconds=seconds)
 
@@ -176,29 +173,6 @@ def _go_on(
     if session.supply.steps != found.state["steps"]:
         session.lengthened.append([session.step, found.state["steps"]])
     events.emit("resumed", step=session.step, path=str(at))
-
-
-def _publish(
-    session: Session, base: Base, anatomy: Anatomy, run: Path, events: Events, asked: Mapping[str, Any]
-) -> None:
-    """The artifact and its manifest, and what it measures on the held-out rows."""
-    chosen = session.step
-    if session.best and session.best["step"] != session.step:
-        chosen = session.best["step"]
-        found = checkpoint.read(checkpoint.path_of(run, chosen))
-        kept.trained(session, found)
-        session.method.restore(session.accelerator.unwrap_model(session.model), found.tensors["method"])
-    after = f" (as it was after step {chosen}, the best)" if chosen != session.step else ""
-    events.emit("stage", name="publish", detail=f"{run / session.method.artifact}{after}")
-    facts = {**manifest(session, base, anatomy, publish(session, base, run), run), "asked": asked}
-    facts |= {"published_step": chosen, "lengthened": session.lengthened}
-    write_json(run / rundir.MANIFEST, facts)  # before measuring: an evaluation that fails loses no run
-    if session.measure:
-        events.emit("stage", name="evaluate", detail=f"{len(session.measure.rows)} held-out rows")
-        with session.fast.on(session.model):
-            facts["metrics"] = session.measure(session.model)
-        events.emit("eval", step=chosen, **facts["metrics"])
-        write_json(run / rundir.MANIFEST, facts)
 
 
 def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, Base, Anatomy]:
@@ -323,80 +297,3 @@ def to_device(model: Any, accelerator: Any) -> Any:
         return accelerator.prepare_model(model)
     except torch.OutOfMemoryError as error:
         raise MachineError(f"the model does not fit on {accelerator.device}") from error
-
-
-def publish(session: Session, base: Base, run: Path) -> dict[str, float]:
-    """What was trained in ``run``, by rename, after what was saved has given the trained model's logits.
-
-    From here on the session's model is the base with the adapter read back from disk.
-    """
-    import torch
-
-    from peftctl.fast.equal import tolerance
-
-    model, tokenizer = session.accelerator.unwrap_model(session.model), session.collate.tokenizer
-    collate = replace(session.collate, layout=Layout(pad_id(tokenizer)))
-    # Row by row: vectors that a network makes for several rows differ, by rounding, from those it makes to be saved.
-    inputs = [collate([row])["inputs"] for row in session.supply.shortest(PROBE_ROWS)]
-    method, settings = session.method, session.recipe.method
-    method.finish(model)
-    trained = _logits(model, inputs)
-    dtype, layers = getattr(torch, session.recipe.model.dtype), model.config.get_text_config().num_hidden_layers
-    rounding = tolerance(dtype) * layers**0.5 if method.rounds(settings) else adapter.EPS
-    with publish_directory(run / method.artifact) as aside:
-        adapter.save(model, method, settings, session.task, tokenizer, base, aside, loaded=session.recipe.model)
-        session.model = adapter.reload(model, method, settings, aside)
-        verified = adapter.compare(trained, _logits(session.model, inputs), rounding)
-    return verified
-
-
-def _logits(model: Any, inputs: Sequence[Mapping[str, Any]]) -> Any:
-    """Every logit of every row, end to end."""
-    import torch
-
-    return torch.cat([adapter.logits(model, each).flatten() for each in inputs])
-
-
-def manifest(
-    session: Session,
-    base: Base,
-    anatomy: Anatomy,
-    verified: dict[str, float],
-    run: Path,
-) -> dict[str, Any]:
-    """What the run was, what it left, and how that was checked."""
-    recipe, artifact = session.recipe, session.method.artifact
-    held_out = [recipe.data.eval] if recipe.data.eval and recipe.data.eval.path else []
-    pinned = [*recipe.data.train, *held_out]
-    return {
-        "manifest": MANIFEST_VERSION,
-        "kind": "run",
-        "artifact": artifact,
-        "task": recipe.task.name,
-        "method": recipe.method.model_dump(mode="json", exclude={"targets"}),
-        "loads_with": session.method.loads_with(recipe.method),
-        "base": identity.identity(base),
-        "dtype": recipe.model.dtype,
-        "quantization": recipe.model.quantization.model_dump(mode="json") if recipe.model.quantization else None,
-        "targets": list(anatomy.targets),
-        "init_from": session.start.facts() if session.start else None,
-        "trainable_parameters": session.method.parameters(recipe.method, anatomy),
-        "data": {
-            "files": {source.path: source.sha256 for source in pinned if source.sha256},
-            "hub": {source.path: source.revision for source in pinned if source.revision},
-            "train": session.supply.facts(),
-            "eval": session.measure.rows.facts() if session.measure else None,
-        },
-        "steps": session.step,
-        "skipped_updates": session.skipped,
-        "losses": {"first": session.losses[0], "last": session.losses[-1]},
-        "metrics": {},
-        "verified": {"reload": {"verified": "yes", **verified}},
-        "files": {
-            "resolved.yaml": {
-                "size_bytes": (run / RESOLVED_FILE).stat().st_size,
-                "sha256": sha256(run / RESOLVED_FILE),
-            },
-            **{f"{artifact}/{name}": entry for name, entry in inventory(run / artifact).items()},
-        },
-    }

@@ -98,7 +98,7 @@ def _finished(run: Path, recipe: Recipe, how: str, there: list[str], note: Note)
     except VerificationError as error:
         again = f"without {run / rundir.MANIFEST} the same command publishes again, from {own[0].name}" if own else ""
         raise VerificationError(error.message, again) from None
-    if manifest["metrics"] or not recipe.data.eval:
+    if manifest.get("metrics") or not recipe.data.eval:
         return Beginning("done")
     if not own:
         note("the run is finished but for its evaluation, which peftctl eval makes: there is no checkpoint left")

@@ -27,7 +27,8 @@ from peftctl.train.trackers import FOLDER
 LOCK = ".lock"
 LOG = "metrics.jsonl"
 SAVED = b'{"event": "saved"'
-STARTED = ("recipe.yaml", "resolved.yaml", "environment.json", LOG)
+RESOLVED = "resolved.yaml"
+STARTED = ("recipe.yaml", RESOLVED, "environment.json", LOG)
 PUBLISHED = ("adapter", "model")
 OURS = {*STARTED, *PUBLISHED, FOLDER, CHECKPOINTS}
 MANIFEST = "manifest.json"
@@ -128,7 +129,9 @@ def has_saved(path: Path) -> bool:
 
 def check_published(path: Path, manifest: Mapping[str, Any]) -> None:
     """Raises VerificationError naming the first file of a finished run that is not what its manifest says it is."""
-    recorded, artifact = manifest["files"], path / str(manifest["artifact"])
+    recorded, artifact = manifest.get("files"), path / str(manifest.get("artifact"))
+    if not isinstance(recorded, dict):
+        raise VerificationError(f"{path / MANIFEST} is damaged: it names no files")
     found = {f"{artifact.name}/{name}": entry for name, entry in inventory(artifact).items()}
     for name in sorted({*recorded, *found}):
         there = path / name

@@ -313,6 +313,17 @@ def test_a_runs_adapter_stands_for_the_run_and_an_export_for_what_it_says(
         assert "is not the base model" in open_source(path, other, print, force=True).forced
 
 
+@pytest.mark.parametrize("damage", [{"quantization": {"bits": 5}}, {"base": None}, {"base": {"files": {}}}])
+def test_an_export_whose_manifest_is_damaged_is_refused(
+    tmp_path: Path, run: Path, tiny_model: Path, damage: dict[str, Any]
+) -> None:
+    export(open_run(run), tmp_path / "out", "adapter")
+    manifest = tmp_path / "out" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **damage}))
+    with pytest.raises(UsageError, match=r"manifest.json is damaged"):
+        open_source(tmp_path / "out", tiny_model, print)
+
+
 def test_what_does_not_add_up_is_not_combined(tmp_path: Path, run: Path, tiny_model: Path) -> None:
     plain = open_source(run, None, print)
     dora, _ = jobs.train(tmp_path, tiny_model, "dora", method={"name": "lora", "rank": 4, "dora": True})

@@ -200,3 +200,17 @@ def test_a_checkpoint_is_inspected(tmp_path: Path, tiny_model: Path) -> None:
     done = CliRunner().invoke(app, ["inspect", str(path), "--json"])
     facts = json.loads(done.stdout)
     assert (done.exit_code, facts["complete"], facts["missing"]) == (5, False, ["manifest.json"])
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_says_so_and_from_where_it_goes_on(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    run, _ = jobs.train(tmp_path, tiny_model, "run", **{**CASE, "train": {**CASE["train"], "save_every": 1}})
+    (run / "manifest.json").unlink()
+    shutil.rmtree(run / "adapter")
+    done = CliRunner().invoke(app, ["inspect", str(run)])
+    assert (done.exit_code, "goes on: after step 5" in done.stdout) == (0, True), done.output
+    (run / "checkpoints" / "step-000005" / "trained.safetensors").unlink()
+    done = CliRunner().invoke(app, ["inspect", str(run)])
+    assert (done.exit_code, "goes on: after step 4" in done.stdout) == (5, True), done.output
+    assert "error: checkpoint step-000005 " in done.stdout
