@@ -82,7 +82,33 @@ class Pair:
     score: float | None = None
 
 
-Example = Segments | Conversation | Preference | Triple | Pair
+@dataclass(frozen=True)
+class Labelled:
+    """A text, or two, and what is to be said of it: a name, several, or a number."""
+
+    text: str
+    label: str | tuple[str, ...] | float
+    second: str | None = None
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Words in order, each with its tag."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A question about a text, and where in it the answers stand: (first character, text) each; none: no answer."""
+
+    question: str
+    context: str
+    answers: tuple[tuple[int, str], ...]
+
+
+Example = Segments | Conversation | Preference | Triple | Pair | Labelled | Tagged | Span
 
 
 class RowFault(ValueError):

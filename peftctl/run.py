@@ -11,7 +11,7 @@ from typing import Any
 
 from peftctl.atomic import sha256
 from peftctl.data import sources
-from peftctl.data.collate import Collator, pad_id
+from peftctl.data.collate import Collator, plain_layout
 from peftctl.data.encode import Encoding, encode
 from peftctl.data.sources import Sourced
 from peftctl.errors import DataError, UsageError
@@ -27,7 +27,7 @@ from peftctl.model.profile import profile
 from peftctl.nearest import nearest
 from peftctl.recipe import Recipe
 from peftctl.recipe import load as load_recipe
-from peftctl.tasks import TASKS
+from peftctl.tasks import task_of
 from peftctl.text import template
 from peftctl.train import rundir
 
@@ -93,11 +93,17 @@ class LoadedRun:
         likeliest of mass ``top_p``. At most ``max_new_tokens``, or as many as fit behind the prompt. Raises
         UsageError where a prompt or a number will not do.
         """
+        self.check_writes()
         sampling = Sampling(max_new_tokens, temperature, top_p, seed)
         ids = encode_prompt(prompt if isinstance(prompt, str) else _turns(prompt), self.tokenizer)
         return generate(
             self.model, self.tokenizer, ids, replace(sampling, max_new_tokens=min(max_new_tokens, self.room(ids)))
         )
+
+    def check_writes(self) -> None:
+        """Raises UsageError where the model writes no text."""
+        if not self.collate.task.generates:
+            raise UsageError(f"{self.run.path}: {self.collate.task.name} writes no text: peftctl eval measures it")
 
     def room(self, ids: Sequence[int]) -> int:
         """How many tokens the model can write behind these. Raises UsageError where the prompt is empty or fills it."""
@@ -177,7 +183,7 @@ def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
 
     run = open_run(Path(path))
     run.check_intact()
-    recipe, task = run.recipe, TASKS[run.recipe.task.name]
+    recipe, task = run.recipe, task_of(run.recipe.task)
     found = located.locate(at_base(run, base), lambda _: None)
     identity.check(found, run.manifest["base"])
     model = loading.load_model(found, recipe.model, task, recipe.model.dtype)
@@ -192,7 +198,7 @@ def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
     known = profile(model, task, slices_logits, products, method.virtual_tokens(recipe.method))
     fast = FastPaths(recipe.train.fast, known, method)
     tokens = recipe.train.micro_batch_tokens or 0
-    collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)
+    collate = Collator(task, tokenizer, fast.layout(plain_layout(tokenizer)), tokens, accelerator.device)
     return LoadedRun(run, model, tokenizer, collate, fast)
 
 

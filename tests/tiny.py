@@ -100,6 +100,46 @@ def gemma2(seed: int = 0) -> Any:
     return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, query_pre_attn_scalar=8, initializer_range=0.2))
 
 
+ENCODER: dict[str, Any] = {
+    "vocab_size": 264, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 128, "pad_token_id": 0, "initializer_range": 0.2,
+}  # fmt: skip
+
+
+def encoder(kind: str, seed: int = 0, **changes: Any) -> Any:
+    """An encoder of that ``model_type``, without a head, as pretrained ones come."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {
+        "distilbert": {"vocab_size": 264, "dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "pad_token_id": 258}
+    }
+    # Of these the model's own names for special tokens must be in its vocabulary.
+    special = {"modernbert": dict.fromkeys(("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id"), 2)}
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(kind, **{**sizes.get(kind, ENCODER), **special.get(kind, {}), **changes})
+    return AutoModel.from_config(config)
+
+
+def wordpieces(words: Sequence[str]) -> Any:
+    """A WordPiece tokenizer of whole words and letters, with [CLS] and [SEP] around texts, as BERT's."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [chr(number) for number in range(33, 127)]
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters), *words]
+    core = Tokenizer(models.WordPiece({name: at for at, name in enumerate(dict.fromkeys(names))}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = [("[CLS]", 2), ("[SEP]", 3)]
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )  # fmt: skip
+
+
 def save(folder: Path, model: Any = None, template: str | None = CHATML) -> Path:
     """A model folder with a tokenizer beside the weights."""
     (model if model is not None else llama()).save_pretrained(folder)

@@ -17,7 +17,9 @@ from peftctl.outcomes import outcomes
 @outcomes
 def evaluate(
     run: RunPath,
-    on: Annotated[str, typer.Option(help="What to measure: adapter, base or both.")] = "both",
+    on: Annotated[
+        str | None, typer.Option(help="What to measure: adapter, base or both. Default: both, where the base can be.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Held-out rows, instead of the recipe's.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many rows.")] = None,
     base: Base = None,
@@ -29,8 +31,14 @@ def evaluate(
     """
     from peftctl import console
 
-    sides = _sides(on)
+    sides = _sides("both" if on is None else on)
     loaded = _load(run, base)
+    if loaded.collate.task.head:  # the base has none that was trained, so it has nothing to say
+        if on in ("base", "both"):
+            raise UsageError(
+                f"--on: the base has no head for {loaded.collate.task.name} but the run's; allowed: adapter"
+            )
+        sides = ["adapter"]
     measure = loaded.held_out(data, limit)
     measured = {}
     with loaded.fast.on(loaded.model):
@@ -45,6 +53,12 @@ def evaluate(
     console.say(f"{len(measure.rows)} held-out rows" + _dropped(measure.rows.dropped))
     headings, table = _measured_table(measured)
     console.table(headings, table)
+    for metrics in measured.values():
+        if classes := metrics.get("classes"):
+            console.say()
+            columns = list(next(iter(classes.values())))
+            rows = [[label, *(console.figure(row[column]) for column in columns)] for label, row in classes.items()]
+            console.table(["", *columns], rows)
 
 
 @outcomes
@@ -78,6 +92,7 @@ def generate(
     from peftctl.generate import Sampling, encode_prompt
     from peftctl.generate import generate as write
 
+    loaded.check_writes()
     if not plain and not loaded.tokenizer.chat_template:
         raise UsageError("the model has no chat template", "--plain continues the text itself")
     turns = [Turn("system", system or ""), Turn("user", asked)][system is None :]

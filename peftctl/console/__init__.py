@@ -267,7 +267,7 @@ def figures(metrics: Mapping[str, Any]) -> list[str]:
     """Metrics as words: plain numbers, and accuracy and macro F1 of what is scored by choice."""
     said = [f"{key} {figure(value)}" for key, value in metrics.items() if isinstance(value, float | None)]
     for key, value in metrics.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "accuracy" in value:
             said.append(f"{key}: accuracy {value['accuracy']:.3f}, macro F1 {value['macro_f1']:.3f}")
     return said
 

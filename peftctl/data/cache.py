@@ -24,7 +24,7 @@ import numpy as np
 from peftctl.atomic import inventory, lock, publish_directory, write_json
 from peftctl.cache import cache_home
 from peftctl.data.encode import Encoding, Rows
-from peftctl.data.store import Stored
+from peftctl.data.store import ARRAYS, from_arrays
 from peftctl.errors import MachineError, UsageError
 from peftctl.recipe.schema import Recipe
 
@@ -58,7 +58,7 @@ def reading(recipe: Recipe) -> Entry | None:
             source["path"] = "".join(Path(source["path"]).suffixes)
     split = recipe.train.seed if recipe.data.eval and recipe.data.eval.path is None else None
     weighted = recipe.train.seed if any(source.weight % 1 for source in recipe.data.train) else None
-    return Entry(_digest(data, recipe.task.name, split, weighted, _code()))
+    return Entry(_digest(data, recipe.task.model_dump(mode="json"), split, weighted, _code()))
 
 
 def entry(found: Entry, encoding: Encoding) -> Entry:
@@ -160,8 +160,7 @@ def _home() -> Path:
 
 
 def _arrays(rows: Rows) -> dict[str, Any]:
-    stored = rows.encoded
-    arrays = {"ids": stored.ids, "weights": stored.weights, "bounds": stored.bounds, "of": rows.of}
+    arrays = {**rows.encoded.arrays(), "of": rows.of}
     return arrays | ({"epoch": rows.epoch} if rows.epoch is not None else {})
 
 
@@ -169,11 +168,10 @@ def _rows(folder: Path, side: str, counts: Mapping[str, Any]) -> Rows:
     # Mapped, not read: rows that are not taken cost no memory, and two runs share those that are.
     arrays = {
         name: np.load(folder / f"{side}.{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in ("ids", "weights", "bounds", "of", "epoch")
+        for name in (*ARRAYS, "of", "epoch")
         if (folder / f"{side}.{name}.npy").exists()
     }
-    stored = Stored(arrays["ids"], arrays["weights"], arrays["bounds"])
-    return Rows(stored, arrays["of"], epoch=arrays.get("epoch"), **{name: counts[name] for name in COUNTS})
+    return Rows(from_arrays(arrays), arrays["of"], epoch=arrays.get("epoch"), **{name: counts[name] for name in COUNTS})
 
 
 def _throw_out(keep: str) -> None:

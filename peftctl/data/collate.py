@@ -43,12 +43,18 @@ class Collator:
         """The same as tensors on the device, where the copy need not be waited for."""
         from accelerate.utils import send_to_device
 
+        head = batch.get("head")
         moved: Batch = send_to_device(tensors({**batch, "head": None}), self.device, non_blocking=True)
-        return {**moved, "head": batch["head"]}
+        return {**moved, "head": head}
 
     def groups(self, rows: Sequence[Encoded]) -> list[list[int]]:
         """The micro-batches of ``rows``, as lists of indices."""
         return micro_batches([len(row) for row in rows], self.tokens, packed=self.layout.packed)
+
+
+def plain_layout(tokenizer: Any) -> Layout:
+    """Rows padded, and nothing else asked of the model."""
+    return Layout(pad_id(tokenizer), types="token_type_ids" in tokenizer.model_input_names)
 
 
 def pad_id(tokenizer: Any) -> int:

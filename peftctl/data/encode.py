@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from peftctl.data.order import order
-from peftctl.data.overlong import fit
 from peftctl.data.sources import Side, Sourced
 from peftctl.data.store import Stored, store
 from peftctl.errors import DataError
@@ -236,7 +235,7 @@ def outcome(made: EncodedExample, encoding: Encoding) -> Outcome:
     parts: Counter[str] = Counter()
     cut, split = 0, False
     for row in made:
-        fitting = fit(row, encoding.max_length, encoding.overlong, encoding.tokenizer.bos_token_id)
+        fitting = encoding.task.fit(row, encoding.max_length, encoding.overlong, encoding.tokenizer)
         learned = [part for part in fitting if part.learns]
         parts[TOO_LONG] += not fitting
         parts[NOTHING_LEARNED] += len(fitting) - len(learned)

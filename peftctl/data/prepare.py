@@ -10,12 +10,13 @@ from typing import Any
 from peftctl.data import cache, sources
 from peftctl.data.encode import Encoding, Rows, encode, epoch_of
 from peftctl.data.sources import Note, Side, Sourced
+from peftctl.errors import UsageError
 from peftctl.methods import METHODS
 from peftctl.model import load
 from peftctl.model.locate import Base, locate
 from peftctl.recipe import resolve
 from peftctl.recipe.schema import Recipe
-from peftctl.tasks import TASKS
+from peftctl.tasks import TASKS, task_of
 from peftctl.text import template
 
 NAMES = {"train": "training", "eval": "held-out"}
@@ -65,13 +66,30 @@ def open_rows(recipe: Recipe, note: Note, *, weights: bool = True) -> Opened:
         recipe = recipe.with_settings("data", "from the file", template=text)
     base = locate(recipe, note, weights=weights)
     config, tokenizer = load.load_config(base, recipe.model), load.load_tokenizer(base, recipe.model)
+    recipe, sides = _decided(recipe, sides, note)
     taken = METHODS[recipe.method.name].positions(recipe.method)
     longest = load.longest_row(config, tokenizer, recipe.data.max_length, taken)
     recipe = resolve.resolve_model(recipe, name=base.name, commit=base.commit, max_length=longest)
     data = recipe.data
     template.choose(tokenizer, data.template, base.name)
-    encoding = Encoding(TASKS[recipe.task.name], tokenizer, longest, data.learn, data.overlong)
+    encoding = Encoding(task_of(recipe.task), tokenizer, longest, data.learn, data.overlong)
     return Opened(recipe, base, config, encoding, sides)
+
+
+def _decided(recipe: Recipe, sides: Sides | None, note: Note) -> tuple[Recipe, Sides | None]:
+    """The recipe with what its training rows decide of the task, where that is left open."""
+    task = TASKS[recipe.task.name]
+    if all(getattr(recipe.task, name) is not None for name in task.uses):
+        return recipe, sides
+    if recipe.data.streaming:
+        wanted = ", ".join(f"task.{name}" for name in task.uses)
+        raise UsageError(f"data.streaming: a stream does not say what {task.name} needs to know: set {wanted}")
+    sides = sides or sources.read(recipe, note)
+    examples = [sourced.example for sourced in sides[0].examples]
+    recipe = recipe.with_settings("task", "from the rows", **task.decide(recipe.task, examples))
+    for odd in task_of(recipe.task).check(examples):
+        note(odd)
+    return recipe, sides
 
 
 def prepare(recipe: Recipe, encoding: Encoding, sides: Sides | None, note: Note) -> Data:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from peftctl.data import stream
 from peftctl.data.encode import TOO_LONG, Encoding, Rows, encode, encode_some
-from peftctl.data.overlong import fit
 from peftctl.data.prepare import Opened, prepare
 from peftctl.data.sources import Note, Sourced
 from peftctl.data.store import Stored
@@ -152,8 +151,8 @@ def _parts(sourced: Sourced, encoding: Encoding) -> Iterator[Shown]:
     (made,) = encode_some([sourced.example], encoding)
     if isinstance(made, RowFault):  # with on_bad_row: drop; it was left out before
         return
-    begin = encoding.tokenizer.bos_token_id
-    kept = [(row, part) for row in made for part in fit(row, encoding.max_length, encoding.overlong, begin)]
+    limits = encoding.max_length, encoding.overlong, encoding.tokenizer
+    kept = [(row, part) for row in made for part in encoding.task.fit(row, *limits)]
     kept = [(row, part) for row, part in kept if part.supervised]
     for number, (row, part) in enumerate(kept, start=1):
         lost = len(row) - len(part) if encoding.overlong != "split" else 0

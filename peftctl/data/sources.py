@@ -20,7 +20,7 @@ from peftctl.formats.contract import WRONG_COLUMNS
 from peftctl.recipe import filters
 from peftctl.recipe.origin import origin
 from peftctl.recipe.schema import DataSettings, Recipe, RowSettings, Source
-from peftctl.tasks import TASKS, Task
+from peftctl.tasks import TASKS, Task, task_of
 
 SHOWN_FAULTS = 10
 # The "epoch" whose order says which rows are held out: no training epoch is numbered so.
@@ -147,7 +147,7 @@ def resolve(recipe: Recipe, note: Note = lambda _: None) -> Recipe:
             pins = {}
         else:
             pins = {"sha256": _pin(where, source)}
-        return {**pins, "format": _format(where, source, TASKS[recipe.task.name], streaming=recipe.data.streaming)}
+        return {**pins, "format": _format(where, source, task_of(recipe.task), streaming=recipe.data.streaming)}
 
     return recipe.with_sources("from the rows", found)
 
@@ -233,7 +233,7 @@ def read_examples(path: Path, format_name: str, limit: int | None, task: str) ->
 
 def read(recipe: Recipe, note: Note = lambda _: None) -> tuple[Side, Side | None]:
     """The recipe's training and held-out examples. Raises DataError; no tokenizer or model is needed."""
-    task, data = TASKS[recipe.task.name], recipe.data
+    task, data = task_of(recipe.task), recipe.data
     counted = tally(data)
     train: list[Sourced] = []
     nothing: list[DataError] = []
@@ -280,7 +280,7 @@ def held_out_side(recipe: Recipe, note: Note = lambda _: None) -> Side | None:
     counted = tally(data)
     source: RowSettings = wanted if wanted.path is not None else data.train[0]
     where = locate(recipe, source, note)
-    found = examples(where, source, TASKS[recipe.task.name], counted, streaming=data.streaming)
+    found = examples(where, source, task_of(recipe.task), counted, streaming=data.streaming)
     taken = list(islice(found, wanted.count))
     counted.settle()
     if not taken and not counted.bad:

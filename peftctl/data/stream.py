@@ -18,7 +18,7 @@ from peftctl.data.order import order
 from peftctl.data.sources import Note, Side, Sourced, Tally
 from peftctl.errors import DataError
 from peftctl.recipe.schema import Recipe
-from peftctl.tasks import TASKS
+from peftctl.tasks import task_of
 from peftctl.text.tokens import Encoded
 
 BLOCK = 4096  # examples
@@ -40,7 +40,7 @@ def first(recipe: Recipe, note: Note) -> Side:
     share = max(1, BLOCK // len(data.train))
     for number, source in enumerate(data.train):
         where = sources.locate(recipe, source, note)
-        examples = sources.examples(where, source, TASKS[recipe.task.name], counted, streaming=True)
+        examples = sources.examples(where, source, task_of(recipe.task), counted, streaming=True)
         skipped = _skipped(recipe, number)
         found += [replace(each, source=number) for each in islice(examples, skipped, skipped + share)]
     counted.settle()
@@ -157,7 +157,7 @@ class Stream:
         """The source's examples, and None at each end of it."""
         source = self.recipe.data.train[number]
         skipped = _skipped(self.recipe, number)
-        where, task = sources.locate(self.recipe, source), TASKS[self.recipe.task.name]
+        where, task = sources.locate(self.recipe, source), task_of(self.recipe.task)
         while True:
             some = False
             found = sources.examples(where, source, task, self.tally, streaming=True)

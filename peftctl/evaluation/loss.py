@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from typing import Any
 
 from peftctl.data.collate import Collator
-from peftctl.tasks import Task
+from peftctl.tasks import KEPT, Task
 from peftctl.text.tokens import Encoded
 
 
-def evaluate(model: Any, rows: Sequence[Encoded], collate: Collator) -> list[dict[str, float]]:
+def evaluate(model: Any, rows: Sequence[Encoded], collate: Collator) -> list[dict[str, Any]]:
     """The task's sums over each of ``rows``. Dropout is off; no state changes.
 
     Packed rows are only right where attention knows where they begin, so it is told here, whoever calls: some models
@@ -22,7 +22,7 @@ def evaluate(model: Any, rows: Sequence[Encoded], collate: Collator) -> list[dic
 
     from peftctl.model.attention import packed_attention
 
-    of_rows: list[dict[str, float]] = [{} for _ in rows]
+    of_rows: list[dict[str, Any]] = [{} for _ in rows]
     was_training = model.training
     model.eval()
     with torch.no_grad(), packed_attention(_base(model)) if collate.layout.packed else nullcontext():
@@ -41,9 +41,9 @@ def _base(model: Any) -> Any:
     return extract_model_from_parallel(model).get_base_model()
 
 
-def summarise(task: Task, of_rows: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+def summarise(task: Task, of_rows: Sequence[Mapping[str, Any]]) -> Mapping[str, float]:
     """The task's metrics of a data set, from the sums over its rows."""
     sums: Counter[str] = Counter()
     for row in of_rows:
-        sums.update(row)
+        sums.update({name: value for name, value in row.items() if name != KEPT})
     return task.summarise(sums)

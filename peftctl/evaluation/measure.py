@@ -13,6 +13,7 @@ from peftctl.data.collate import Collator
 from peftctl.data.encode import Rows
 from peftctl.evaluation import choices as by_choice
 from peftctl.evaluation.loss import evaluate, summarise
+from peftctl.tasks import KEPT
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Measurement:
     def _asked(self) -> list[by_choice.Question]:
         return by_choice.questions(self.rows.sources, self.choices, self.collate, self.max_length)
 
-    def _plain(self, of_rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-        metrics = summarise(self.collate.task, of_rows)
-        return {key: value if isfinite(value) else None for key, value in metrics.items()}
+    def _plain(self, of_rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        task = self.collate.task
+        metrics = dict(summarise(task, of_rows))
+        if of_rows and KEPT in of_rows[0]:
+            metrics |= task.judge([row[KEPT] for row in of_rows], self.rows.encoded)
+        return {
+            key: value if not isinstance(value, float) or isfinite(value) else None for key, value in metrics.items()
+        }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftctl.formats import instruction, messages, pairs, preference, prompt_completion, text, triples
+from peftctl.formats import instruction, labelled, messages, pairs, preference, prompt_completion, tagged, text, triples
 from peftctl.formats.contract import Format
 
 FORMATS: dict[str, Format] = {
@@ -15,6 +15,8 @@ FORMATS: dict[str, Format] = {
         preference.FORMAT,
         pairs.FORMAT,
         triples.FORMAT,
+        labelled.FORMAT,
+        tagged.FORMAT,
     )
 }
 

@@ -18,6 +18,7 @@ from peftctl.merge.adapters import Combine
 from peftctl.merge.source import WEIGHTS, Source
 from peftctl.merge.weights import Weights
 from peftctl.model import identity, load
+from peftctl.tasks import Task
 from peftctl.text.tokens import prompt_ids
 
 LONGEST, ROWS = 512, 16  # tokens of a row, and rows
@@ -35,7 +36,7 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Text:
-    """Ids of one row, and the positions whose logits are compared."""
+    """Ids of one row, and the positions whose logits are compared; of a model that has a task's head all of them."""
 
     ids: Sequence[int]
     at: Sequence[int]
@@ -60,7 +61,9 @@ def models(
     import torch
 
     tokenizer = load.load_tokenizer(replace(source.base, folder=folder), source.model)
-    prompts = [prompt_ids(each, tokenizer, whole=True)[:MOST] for each in PROMPTS]
+    task = source.task
+    whole = [tokenizer(each)["input_ids"] if task.head else prompt_ids(each, tokenizer, whole=True) for each in PROMPTS]
+    prompts = [ids[:MOST] for ids in whole]
     texts = [Text(ids, range(len(ids))) for ids in prompts if ids]
     rows = _held_out(source, tokenizer, note)
     quantised = source.model.quantization is not None
@@ -69,13 +72,13 @@ def models(
     with tempfile.TemporaryDirectory() as scratch:
         base = load.load_model(source.base, source.model, source.task, products)
         trained = adapters.put(base, source, combine, _give(base, source), Path(scratch))
-        before = [_logits(trained, text) for text in (*texts, *rows)]
+        before = [_logits(task, trained, text) for text in (*texts, *rows)]
         layers = trained.config.get_text_config().num_hidden_layers
         del base, trained
     gc.collect()
     plain = source.model.model_copy(update={"quantization": None})
     merged = load.load_model(replace(source.base, folder=folder), plain, source.task, products)
-    after = [_logits(merged, text) for text in (*texts, *rows)]
+    after = [_logits(task, merged, text) for text in (*texts, *rows)]
     del merged
     gc.collect()
     one, two = torch.cat(before).float(), torch.cat(after).float()
@@ -85,7 +88,7 @@ def models(
         "kl": max(0.0, float((one.softmax(-1) * (one.log_softmax(-1) - two.log_softmax(-1))).sum(-1).mean())),
         "top1": float((one.argmax(-1) == two.argmax(-1)).float().mean()),
     }  # fmt: skip
-    if rows:
+    if rows and not task.head:
         found["loss_of_adapter"] = _loss(before[len(texts) :], rows)
         found["loss_merged"] = _loss(after[len(texts) :], rows)
     widest = max((getattr(torch, each) for each in (dtype, products)), key=equal.tolerance)
@@ -135,18 +138,24 @@ def _held_out(source: Source, tokenizer: Any, note: Callable[[str], None]) -> li
     rows = [encoded[number] for number in range(len(encoded))]
     texts = []
     for row in rows:
+        if source.task.head:
+            texts.append(Text(row.ids[:LONGEST], ()))
+            continue
         learned = [at for at in range(min(len(row), LONGEST) - 1) if row.weights[at + 1]][:MOST]
         if learned:
             texts.append(Text(row.ids[: learned[-1] + 2], learned))
     return texts
 
 
-def _logits(model: Any, text: Text) -> Any:
-    """[positions compared, vocabulary], float32."""
+def _logits(task: Task, model: Any, text: Text) -> Any:
+    """[positions compared, vocabulary or labels], float32."""
     import torch
 
     ids = torch.tensor([list(text.ids)])
     with torch.no_grad():
+        if task.head:
+            outputs = task.outputs(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            return outputs.reshape(-1, outputs.shape[-1])
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
     return logits[list(text.at)].float()
 

@@ -33,6 +33,8 @@ def config(source: Source, folder: Path, changes: Mapping[str, Any], dtype: str 
         parts = [part for part in (said, said.get("text_config")) if isinstance(part, dict) and name in part]
         for part in parts or [said]:
             part[name] = value
+    if source.task.head:
+        said |= _of_head(source)
     if dtype:
         parts = [said, *(part for part in said.values() if isinstance(part, dict))]
         for part in parts:
@@ -40,6 +42,16 @@ def config(source: Source, folder: Path, changes: Mapping[str, Any], dtype: str 
                 if name in part or (part is said and name == "dtype" and "torch_dtype" not in said):
                     part[name] = dtype
     write_json(folder / "config.json", said)
+
+
+def _of_head(source: Source) -> dict[str, Any]:
+    """What config.json says of a task's head: the class of the model, and the names of its labels."""
+    config = load.load_config(source.base, source.model)
+    source.task.configure(config)
+    made = load.auto_class(source.task, config)._model_mapping[type(config)]
+    said = config.to_dict()
+    kept = {name: said[name] for name in ("id2label", "label2id", "problem_type") if said.get(name) is not None}
+    return {"architectures": [made.__name__], **kept}
 
 
 def with_tokenizer(source: Source) -> Base:

@@ -72,6 +72,7 @@ def _check_place(source: Source, out: Path) -> None:
 def write(source: Source, folder: Path, options: Options, note: Callable[[str], None]) -> dict[str, Any]:
     """Fill the empty ``folder`` with the merged model, checked; what was done and found, for the manifest."""
     config = load.load_config(source.base, source.model)
+    source.task.configure(config)
     load.load_tokenizer(files.with_tokenizer(source), source.model)  # what is wrong with it is said before weights are
     kept = prequantized.found(config)
     with (

@@ -19,7 +19,7 @@ from peftctl.model.locate import Base
 from peftctl.recipe.schema import ModelSettings, QuantizationSettings
 from peftctl.run import Run, at_base, open_run
 from peftctl.tables import table
-from peftctl.tasks import TASKS, Task
+from peftctl.tasks import TASKS, Task, task_of
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -96,7 +96,7 @@ def open_source(path: Path, base: Path | None, note: Callable[[str], None], *, f
     identity.check_whole(found.folder)
     forced = _forced(found, run.manifest["base"], note, force=force)
     part = Part(run.artifact, method, run.recipe.method)
-    return Source((part,), found, recipe.model, TASKS[run.recipe.task.name], run, forced)
+    return Source((part,), found, recipe.model, task_of(run.recipe.task), run, forced)
 
 
 def _run_of(path: Path) -> Path | None:

@@ -12,7 +12,7 @@ from typing import Any
 from peftctl.errors import UsageError
 from peftctl.methods.lora_settings import LoraSettings
 from peftctl.methods.names import matches, may_meet, picked, surely_within, within
-from peftctl.methods.parts import left_alone, outside
+from peftctl.methods.parts import heads, left_alone, outside
 
 ALL_LINEAR = "all-linear"
 
@@ -121,9 +121,9 @@ def shared(model: Any, name: str) -> list[str]:
 
 
 def trained_whole(model: Any, settings: LoraSettings) -> list[str]:
-    """The modules that are trained whole. Raises UsageError for one that cannot be."""
+    """The modules that are trained whole, the task's head among them. Raises UsageError for one that cannot be."""
     if not settings.modules_to_save:
-        return []
+        return list(heads(model))
     setting = "method.modules_to_save"
     names = [name for name, module in model.named_modules() if name and any(True for _ in module.parameters())]
     found = picked(setting, settings.modules_to_save, outside(names, left_alone(model)), "module")
@@ -142,7 +142,7 @@ def trained_whole(model: Any, settings: LoraSettings) -> list[str]:
                     f"{setting}: {inner} shares its weight with {others[0]}, and cannot be trained apart from it",
                     *([f"name {others[0]}, and both are trained as one"] if _stays_tied(model, others[0]) else []),
                 )
-    return found
+    return [*found, *(name for name in heads(model) if name not in found)]
 
 
 def _no_forward() -> Any:

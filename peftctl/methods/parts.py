@@ -29,6 +29,41 @@ def left_alone(model: Any) -> tuple[str, ...]:
     return (*_beside(model, "", reached), *_foreign(decoder, start), *_for_images(decoder, start))
 
 
+# Where loading notes the modules of a model's head that are trained whole, beside whatever the method trains.
+HEADS = "_peftctl_heads"
+
+
+def heads(model: Any) -> tuple[str, ...]:
+    """The modules of ``model``, a base as it comes, that are trained whole and saved: a task's head, and what else the
+    checkpoint did not have. None where the task uses the model as it is."""
+    found: tuple[str, ...] = getattr(model, HEADS, ())
+    return found
+
+
+def mark_heads(model: Any, new: Collection[str] = ()) -> None:
+    """Note what ``heads`` will say: the modules beside the body of the model, and those in it whose parameters, all of
+    them, are ``new``: the outermost alone."""
+    body = model.base_model_prefix
+    beside = [
+        name for name, module in model.named_children() if name != body and next(module.parameters(), None) is not None
+    ]
+    made: list[str] = []
+    for name, module in model.named_modules():
+        inside = [f"{name}.{each}" for each, _ in module.named_parameters()]
+        if name and inside and set(inside) <= set(new) and not any(within(name, other) for other in (*beside, *made)):
+            made.append(name)
+    setattr(model, HEADS, (*beside, *made))
+
+
+def head_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """The parameters of the heads by their full names."""
+    return {
+        f"{name}.{last}": tuple(parameter.shape)
+        for name in heads(model)
+        for last, parameter in model.get_submodule(name).named_parameters()
+    }
+
+
 def outside(names: Iterable[str], parts: Collection[str]) -> list[str]:
     """Those of ``names`` that are in none of ``parts``."""
     return [name for name in names if not any(within(name, part) for part in parts)]

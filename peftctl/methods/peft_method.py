@@ -12,8 +12,10 @@ from peftctl.atomic import write_json
 from peftctl.methods import continued
 from peftctl.methods.contract import Anatomy, BaseName, DataFacts, MethodSettings
 from peftctl.methods.defaults import Defaults
+from peftctl.methods.parts import heads
 
 CONFIG = "adapter_config.json"
+WHOLE = "modules_to_save"
 SETS = ("target_modules", "feedforward_modules", "modules_to_save", "target_parameters")
 
 
@@ -34,10 +36,25 @@ class PeftMethod(Defaults):
         fields = {"task_type": peft_type, **own_fields(settings), **self.config(model, settings, targets, facts)}
         if targets:
             fields["target_modules"] = list(targets)
+        if whole := self._whole(model):
+            fields[WHOLE] = sorted({*(fields.get(WHOLE) or ()), *whole})
         return get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(self.peft_type)](**fields))
+
+    def _whole(self, model: Any) -> tuple[str, ...]:
+        """The heads that PEFT can be asked to train and save with the method: not with all methods."""
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+
+        fields = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(self.peft_type)].__dataclass_fields__
+        return heads(model) if WHOLE in fields else ()
 
     def parameters(self, settings: Any, anatomy: Anatomy) -> int:
         raise NotImplementedError
+
+    def _before_rows(self) -> bool:
+        """Whether it is one of those that put something before rows, which PEFT cannot read for training."""
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType, PromptLearningConfig
+
+        return issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(self.peft_type)], PromptLearningConfig)
 
     def loads_with(self, settings: Any) -> Literal["peft", "peftctl", "transformers"]:
         return "peft"
@@ -67,7 +84,7 @@ class PeftMethod(Defaults):
         import torch
         from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
-        if not self.trains_own_layers(settings):
+        if not (self.trains_own_layers(settings) or self._whole(model)) or self._before_rows():
             in_place = self.reads_in_place(model, settings, folder)
             return PeftModel.from_pretrained(model, folder, low_cpu_mem_usage=in_place)
         # PEFT reads copies of the model's own layers in the model's dtype; they were trained in float32.

@@ -14,7 +14,7 @@ from peftctl.errors import UsageError
 from peftctl.methods import continued
 from peftctl.methods.contract import Anatomy, BaseName, DataFacts
 from peftctl.methods.defaults import Defaults
-from peftctl.methods.parts import left_alone, outside
+from peftctl.methods.parts import head_shapes, left_alone, outside
 
 CONFIG = "peftctl_adapter.json"
 WEIGHTS = "trained.safetensors"
@@ -84,7 +84,7 @@ class Selection(Defaults):
     def reached(self, model: Any, settings: Any) -> list[str]:
         """Those of what it selects that rows of text go through. Raises UsageError where there are none."""
         parts = left_alone(model)
-        names = outside(self.selects(model, settings), parts)
+        names = list(dict.fromkeys([*outside(self.selects(model, settings), parts), *head_shapes(model)]))
         if not names:
             raise UsageError(
                 f"method: {self.name} has nothing to train in {type(model).__name__} but in {' and '.join(parts)}, "

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from peftctl.atomic import write_text
 from peftctl.errors import VerificationError
@@ -35,18 +35,27 @@ def save(  # noqa: PLR0913 - what a folder is made of
     as it comes.
     """
     method.save(model, settings, BaseName(base.name, base.commit), folder)
+    attach.save_heads(model, folder)
     tokenizer.save_pretrained(folder)
     auto: str = auto_class(task, model.get_base_model().config).__name__
-    write_text(folder / "README.md", _card(base, method.artifact, method.loads_with(settings), auto, loaded))
+    write_text(
+        folder / "README.md",
+        _card(base, method.artifact, loads_with(method, settings, folder), auto, task.arguments, loaded),
+    )
 
 
-def logits(model: Any, inputs: Mapping[str, Any]) -> Any:
-    """Every logit of the rows in ``inputs`` (input_ids, attention_mask), [rows, length, vocabulary], float32."""
+def outputs(task: Task, model: Any, inputs: Mapping[str, Any]) -> Any:
+    """All that the model says of the rows in ``inputs``, in float32, without gradients."""
     import torch
 
     model.eval()
     with torch.no_grad():
-        return model(**{**inputs, "use_cache": False}).logits.float()
+        return task.outputs(model, inputs)
+
+
+def loads_with(method: Method, settings: MethodSettings, folder: Path) -> Literal["peft", "peftctl", "transformers"]:
+    """What opens the folder that ``save`` wrote."""
+    return "peftctl" if (folder / attach.HEADS).exists() else method.loads_with(settings)
 
 
 def reload(model: Any, method: Method, settings: MethodSettings, folder: Path) -> Any:
@@ -102,7 +111,7 @@ To load it without peftctl:
 ```python
 from peft import {auto}
 
-model = {auto}.from_pretrained("path/to/this/folder")
+model = {auto}.from_pretrained("path/to/this/folder"{told})
 ```
 """
 # For the classes that PEFT has none of its own for.
@@ -113,7 +122,7 @@ To load it without peftctl:
 from peft import PeftModel
 from transformers import {auto}
 
-base = {auto}.from_pretrained({base})
+base = {auto}.from_pretrained({base}{told})
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 """
@@ -127,7 +136,7 @@ from peft import PeftModel
 from transformers import {auto}, BitsAndBytesConfig
 
 quantization = BitsAndBytesConfig({config})
-base = {auto}.from_pretrained({base}, quantization_config=quantization, dtype=torch.{dtype})
+base = {auto}.from_pretrained({base}{told}, quantization_config=quantization, dtype=torch.{dtype})
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 """
@@ -145,18 +154,18 @@ Plain peft cannot load it. `peftctl.load("path/to/the/run")` does, in Python, an
 """
 
 
-def _card(base: Base, artifact: str, loads_with: str, auto: str, loaded: ModelSettings | None = None) -> str:
-    """What the folder is. ``auto`` is the transformers class that loads the base."""
+def _card(base: Base, artifact: str, loads_with: str, auto: str, told: str, loaded: ModelSettings | None = None) -> str:
+    """What the folder is. ``auto`` is the transformers class that loads the base, ``told`` what it is told beside."""
     at = f", revision {base.commit}" if base.commit else ""
     named = f"{base.source.name} (as a plain folder: {base.name})" if base.source else base.name
     return (
         f"# {artifact.capitalize()}\n\n"
         f"Trained by peftctl on {named}{at}. The run's manifest.json says on what data, with which method and\n"
-        f"settings, and what was measured. {_loading(base, loads_with, auto, loaded)}"
+        f"settings, and what was measured. {_loading(base, loads_with, auto, told, loaded)}"
     )
 
 
-def _loading(base: Base, loads_with: str, auto: str, loaded: ModelSettings | None) -> str:
+def _loading(base: Base, loads_with: str, auto: str, told: str, loaded: ModelSettings | None) -> str:
     """How the folder is loaded, in words and code."""
     import peft
 
@@ -167,6 +176,7 @@ def _loading(base: Base, loads_with: str, auto: str, loaded: ModelSettings | Non
     at = json.dumps(base.name) + (f", revision={json.dumps(base.commit)}" if base.commit else "")
     if loaded is not None and (bits := loaded.quantization) is not None:
         config = quantize.code(bits, loaded.dtype)
-        return AROUND_QUANTISED.format(bits=bits.bits, auto=auto, config=config, base=at, dtype=loaded.dtype)
+        return AROUND_QUANTISED.format(bits=bits.bits, auto=auto, config=config, base=at, told=told, dtype=loaded.dtype)
     own = auto.replace("Auto", "AutoPeft", 1)
-    return PEFT.format(auto=own) if hasattr(peft, own) else AROUND_BASE.format(auto=auto, base=at)
+    known = hasattr(peft, own)
+    return PEFT.format(auto=own, told=told) if known else AROUND_BASE.format(auto=auto, base=at, told=told)

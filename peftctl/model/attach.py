@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peftctl.errors import UsageError, VerificationError
 from peftctl.methods import METHODS, Anatomy, DataFacts, Method, MethodSettings
+from peftctl.methods.parts import head_shapes, heads
 from peftctl.tables import table
 
 MIXED = "peftctl_mixed"
 MOST = 5
+HEADS = "heads.safetensors"
 
 
 def attach(
@@ -31,7 +33,7 @@ def attach(
     """
     import torch
 
-    targets, dtype = list(anatomy.targets), model.dtype
+    targets, dtype, whole = list(anatomy.targets), model.dtype, head_shapes(model)
     try:
         peft_model = method.build(model, settings, targets, peft_type, facts)
     except (TypeError, ValueError, NotImplementedError) as error:  # PEFT's ways of refusing a model
@@ -40,6 +42,7 @@ def attach(
             f"method: {method.name} cannot go into {type(model).__name__}: {reason}",
             _able(getattr(model.config, "model_type", "")),
         ) from error
+    train_heads(peft_model, heads(model))
     changed = set(getattr(peft_model, "targeted_module_names", ()))  # a method without targets has none
     beside = {name for name in changed if any(key.startswith(f"{name}.") for key in anatomy.beside)}
     if odd := sorted((changed ^ set(targets)) - beside):
@@ -47,12 +50,30 @@ def attach(
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
-    if method.trains_own_layers(settings):
+    if method.trains_own_layers(settings) or whole:
         products_in(dtype, peft_model.get_base_model())
-    found, expected = trainable(peft_model), method.parameters(settings, anatomy)
-    if found != expected:
-        raise VerificationError(f"method: {method.name} trains {found} parameters, where its formula gives {expected}")
+    found, wanted = trainable(peft_model), expected(method, settings, anatomy, whole)
+    if found != wanted:
+        raise VerificationError(f"method: {method.name} trains {found} parameters, where its formula gives {wanted}")
     return peft_model
+
+
+def expected(method: Method, settings: MethodSettings, anatomy: Anatomy, whole: Mapping[str, tuple[int, ...]]) -> int:
+    """How many parameters are trained: the method's, by its formula, and those of the heads that are not among them.
+
+    ``whole``: the parameters of the heads, see ``head_shapes``.
+    """
+    beyond = sum(math.prod(shape) for name, shape in whole.items() if name not in anatomy.beside)
+    return method.parameters(settings, anatomy) + beyond
+
+
+def train_heads(peft_model: Any, names: Sequence[str]) -> None:
+    """Have the heads trained where PEFT, which cannot with every method, has not seen to it."""
+    base = peft_model.get_base_model()
+    for name in names:
+        module = base.get_submodule(name)
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            module.requires_grad_(True)
 
 
 def _able(family: str) -> str:
@@ -64,11 +85,37 @@ def _able(family: str) -> str:
 
 def load(model: Any, method: Method, settings: MethodSettings, folder: Path) -> Any:
     """``model``, a base as it comes, with what the method saved in ``folder``."""
-    dtype = model.dtype
+    dtype, whole = model.dtype, heads(model)
     peft_model = method.load(model, settings, folder)
-    if method.trains_own_layers(settings):
+    if (folder / HEADS).exists():
+        _fill_heads(peft_model.get_base_model(), folder / HEADS)
+    if method.trains_own_layers(settings) or whole:
         products_in(dtype, peft_model.get_base_model())
     return peft_model
+
+
+def save_heads(peft_model: Any, folder: Path) -> None:
+    """Write those heads that the method has not saved with what it trains."""
+    from safetensors.torch import save_file
+
+    base, saved = peft_model.get_base_model(), getattr(peft_model, "selected", ())
+    left = {
+        f"{name}.{last}": parameter.detach().contiguous()
+        for name in heads(base)
+        if not hasattr(base.get_submodule(name), "modules_to_save")
+        for last, parameter in base.get_submodule(name).named_parameters()
+        if f"{name}.{last}" not in saved
+    }
+    if left:
+        save_file(left, folder / HEADS)
+
+
+def _fill_heads(base: Any, file: Path) -> None:
+    from safetensors.torch import load_file
+
+    parameters = dict(base.named_parameters())
+    for name, value in load_file(file).items():
+        parameters[name].data = value.to(parameters[name].device)
 
 
 def products_in(dtype: Any, model: Any) -> None:

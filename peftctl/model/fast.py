@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from peftctl.errors import MachineError
@@ -50,10 +50,16 @@ class FastPaths:
     def packed(self) -> bool:
         return self.settings.packed and self.profile.packs
 
-    def layout(self, pad_id: int) -> Layout:
-        """How batches are laid out for a model that these paths are in."""
-        head = self.profile.head if self.settings.loss else None
-        return Layout(pad_id, self.profile.slices_logits, self.packed, MULTIPLE, head, self.profile.virtual)
+    def layout(self, plain: Layout) -> Layout:
+        """How batches are laid out for a model that these paths are in; ``plain``: without them."""
+        return replace(
+            plain,
+            slices_logits=self.profile.slices_logits,
+            packed=self.packed,
+            multiple=MULTIPLE,
+            head=self.profile.head if self.settings.loss else None,
+            virtual=self.profile.virtual,
+        )
 
     @contextmanager
     def on(self, model: Any) -> Iterator[dict[str, Any]]:

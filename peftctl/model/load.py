@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from peftctl.errors import MachineError, UsageError
-from peftctl.methods.parts import left_alone
+from peftctl.methods.parts import left_alone, mark_heads
 from peftctl.model import prequantized, quantize, whole
 from peftctl.model.locate import Base
 from peftctl.recipe.schema import ModelSettings
@@ -64,6 +65,7 @@ def load_model(
     import torch
 
     config = load_config(base, settings)
+    task.configure(config)
     kept = prequantized.prepare(config)
     try:
         model, info = auto_class(task, config).from_pretrained(
@@ -85,7 +87,9 @@ def load_model(
             raise MachineError(f"not enough memory to load {base.name} in {dtype}") from error
         raise UsageError(f"model.name: {base.name} cannot be loaded for {task.name}: {_first_line(error)}") from error
     alone = type(model.config) is not type(config)
-    whole.check(base.name, info, model, (lambda _: None) if alone else note)
+    new = whole.check(base.name, info, model, (lambda _: None) if alone else note, may_be_new(model, task))
+    if task.head:
+        mark_heads(model, new)
     if settings.quantization or (kept and kept.bits):
         quantize.keep_weights(model)
     if kept and (kept.bits or kept.unpacked):
@@ -95,6 +99,11 @@ def load_model(
         note(f"{base.name}: its text model alone is loaded, a {type(model).__name__}, and nothing else of it")
     _tell(base, model, note)
     return model.eval()
+
+
+def may_be_new(model: Any, task: Task) -> Callable[[str], bool]:
+    """Which tensors a checkpoint may lack: for a task with a head what is in no layer, of which there are several."""
+    return lambda name: task.head and not re.search(r"\.\d+\.", name)
 
 
 def _tell(base: Base, model: Any, note: Callable[[str], None]) -> None:

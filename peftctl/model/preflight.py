@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from peftctl.errors import MachineError, PeftctlError, UsageError
 from peftctl.methods import METHODS, DataFacts, Method, MethodSettings
+from peftctl.methods.parts import head_shapes, heads
 from peftctl.model import attach, causal, skeleton, targets
 from peftctl.model.skeleton import Skeleton
 from peftctl.tables import table
@@ -156,9 +157,11 @@ def _put(model: Any, method: Method, settings: MethodSettings, names: Sequence[s
             warnings.simplefilter("ignore")  # of values that are not there
             shapes = method.targetable(model) or targets.linear_shapes(model)
             chosen = {name: shapes[name] for name in names}
-            expected = method.parameters(settings, attach.anatomy(model, chosen, method.beside(model, settings)))
+            anatomy, whole = attach.anatomy(model, chosen, method.beside(model, settings)), head_shapes(model)
+            expected = attach.expected(method, settings, anatomy, whole)
             with torch.device("meta"):  # what PEFT makes for the widths of large models takes minutes
                 built = method.build(model, settings, names, task.peft_type, FACTS)
+                attach.train_heads(built, heads(model))
     except Exception as error:  # the ways in which PEFT refuses are as many as its methods
         return _verdict(error)
     found = attach.trainable(built)

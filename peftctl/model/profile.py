@@ -42,6 +42,8 @@ def profile(model: Any, task: Task, slices_logits: bool, dtype: Any, virtual: in
     ``virtual`` tokens before each.
     """
     model.eval()
+    if not task.packs:
+        return Profile(False, f"{task.name} pads its rows", None, False, virtual)
     base = model.get_base_model()
     rows = _rows(base)
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftctl.errors import UsageError
+from peftctl.methods.parts import mark_heads
 from peftctl.model.load import auto_class
 from peftctl.tasks import Task
 
@@ -50,8 +51,12 @@ def empty(config: Any, task: Task) -> Any:
     plain = copy.deepcopy(config)
     for part in (plain, plain.get_text_config(decoder=True)):
         part.__dict__.pop("quantization_config", None)
+    task.configure(plain)
     with torch.device("meta"):
-        return auto_class(task, config).from_config(plain).requires_grad_(False).eval()
+        model = auto_class(task, config).from_config(plain).requires_grad_(False).eval()
+    if task.head:
+        mark_heads(model)
+    return model
 
 
 def cut(config: Any) -> Any:

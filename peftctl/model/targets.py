@@ -13,7 +13,7 @@ from typing import Any
 from peftctl.errors import UsageError
 from peftctl.methods import Method, MethodSettings
 from peftctl.methods.names import matches, no_match, within
-from peftctl.methods.parts import left_alone, outside
+from peftctl.methods.parts import heads, left_alone, outside
 
 ALL_LINEAR = "all-linear"
 LONGEST = 300  # characters of an entry: no module's name is as long
@@ -54,7 +54,7 @@ def resolve(
     targeted.
     """
     shapes = linear_shapes(model) if targetable is None else targetable
-    shapes = {name: shapes[name] for name in outside(shapes, left_alone(model))}
+    shapes = {name: shapes[name] for name in _not_whole(model, outside(shapes, left_alone(model)))}
     chosen: set[str] = set()
     faults = []
     for entry in wanted:
@@ -100,6 +100,11 @@ def _heads(model: Any) -> set[str]:
     """The output head: all-linear leaves it alone, as PEFT's does."""
     head = model.get_output_embeddings()
     return {name for name, module in model.named_modules() if head is not None and module is head}
+
+
+def _not_whole(model: Any, names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are in no head that is trained whole anyway."""
+    return outside(names, heads(model))
 
 
 def _shared(model: Any) -> dict[str, str]:

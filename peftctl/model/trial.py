@@ -9,7 +9,7 @@ from peftctl.model import load, preflight, prequantized
 from peftctl.model.locate import locate
 from peftctl.recipe import able, resolve
 from peftctl.recipe.schema import Recipe
-from peftctl.tasks import TASKS
+from peftctl.tasks import task_of
 
 
 def trial(recipe: Recipe, note: Callable[[str], None]) -> None:
@@ -26,6 +26,6 @@ def trial(recipe: Recipe, note: Callable[[str], None]) -> None:
     config = load.load_config(base, recipe.model)
     recipe = resolve.resolve_machine(recipe, dtype=load.choose_dtype(recipe.model.dtype))
     able.judge(recipe, config.model_type)
-    method, task = METHODS[recipe.method.name], TASKS[recipe.task.name]
+    method, task = METHODS[recipe.method.name], task_of(recipe.task)
     prequantized.check(config, base.name, recipe.model, method, recipe.method, note)
     preflight.check(base.name, config, task, method, recipe.method, note, again=True)

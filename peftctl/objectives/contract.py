@@ -23,6 +23,11 @@ class Loss:
     rows: Any = None
 
 
+def of_rows(losses: Any, batch: Mapping[str, Any], *, by_row: bool) -> Loss:
+    """The loss of a batch from the sum of each row's losses, [rows]."""
+    return Loss(losses.sum(), float(batch["count"]), rows=losses.detach().double() if by_row else None)
+
+
 class Objective(Protocol):
     """A training objective."""
 

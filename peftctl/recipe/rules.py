@@ -11,7 +11,8 @@ from peftctl.methods import METHODS
 from peftctl.nearest import nearest
 from peftctl.recipe import filters, nodes
 from peftctl.recipe.nodes import Document
-from peftctl.recipe.schema import DataSettings, QuantizationSettings, RowSettings
+from peftctl.recipe.schema import DataSettings, QuantizationSettings, RowSettings, TaskSettings
+from peftctl.tasks import TASKS
 
 Rule = Callable[[Document], Iterator[Fault]]
 
@@ -80,6 +81,23 @@ def _rows_are_numbered(document: Document) -> Iterator[Fault]:
     if document.at(("train", "log_rows")) is True and document.at(("data", "streaming")) is True:
         place, also = document.place(("train", "log_rows")), document.place(("data", "streaming"))
         yield Fault(place, "train.log_rows", "has no effect on streamed rows, which are not numbered", also=also)
+
+
+def _task_has_what_is_said(document: Document) -> Iterator[Fault]:
+    section = document.at(("task",))
+    name = section.get("name", "causal_lm") if isinstance(section, dict) else None
+    if isinstance(section, dict) and isinstance(name, str) and name in TASKS:
+        for key in section:
+            if key in TaskSettings.model_fields and key not in ("name", *TASKS[name].uses) and section[key] is not None:
+                yield Fault(document.place(("task", key)), f"task.{key}", f"has no effect on {name}")
+
+
+def _choices_are_written(document: Document) -> Iterator[Fault]:
+    name = document.at(("task", "name")) if isinstance(document.at(("task",)), dict) else document.at(("task",))
+    silent = isinstance(name, str) and name in TASKS and not TASKS[name].generates
+    if silent and document.at(("eval", "choices")) is not None:
+        place, also = document.place(("eval", "choices")), document.place(("task",))
+        yield Fault(place, "eval.choices", f"has no effect on {name}, which writes no text", also=also)
 
 
 def _best_of_several(document: Document) -> Iterator[Fault]:
@@ -219,6 +237,8 @@ RULES: tuple[Rule, ...] = (
     _eval_needs_rows,
     _eval_before_the_end,
     _rows_are_numbered,
+    _task_has_what_is_said,
+    _choices_are_written,
     _best_of_several,
     _choices_differ,
     _project_needs_a_tracker,

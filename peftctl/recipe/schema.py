@@ -65,6 +65,16 @@ class TaskSettings(Settings):
     shorthand: ClassVar[str] = "name"
 
     name: str = Field("causal_lm", description="The task; it decides the model class and what rows may mean.")
+    labels: Annotated[tuple[str, ...], Field(strict=False, min_length=2)] | None = Field(
+        None,
+        description="The classes or tags, in the order of their numbers. Default: all that the training rows have. A "
+        "row with another one is a bad row.",
+    )
+    problem: Literal["single", "multi", "regression"] | None = Field(
+        None,
+        description="What a text's label is: one class (`single`), any number of classes (`multi`), or a number "
+        "(`regression`). Default: by the first row's label.",
+    )
 
 
 class RowSettings(Settings):

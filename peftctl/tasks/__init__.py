@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from peftctl.tasks import causal_lm
-from peftctl.tasks.contract import Batch, EncodedExample, Layout, Task, tensors
+from typing import Any
 
-TASKS: dict[str, Task] = {task.name: task for task in (causal_lm.TASK,)}
+from peftctl.tasks import causal_lm, seq_cls, token_cls
+from peftctl.tasks.contract import KEPT, Batch, EncodedExample, Layout, Task, tensors
 
-__all__ = ["TASKS", "Batch", "EncodedExample", "Layout", "Task", "tensors"]
+TASKS: dict[str, Task] = {task.name: task for task in (causal_lm.TASK, seq_cls.TASK, token_cls.TASK)}
+
+
+def task_of(settings: Any) -> Task:
+    """The task of a recipe's section ``task``, with its labels and the like."""
+    return TASKS[settings.name].of(settings)
+
+
+__all__ = ["KEPT", "TASKS", "Batch", "EncodedExample", "Layout", "Task", "task_of", "tensors"]

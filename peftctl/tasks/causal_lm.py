@@ -10,6 +10,7 @@ from typing import Any
 from peftctl.example import Conversation, Example, RowFault, Segments
 from peftctl.objectives.cross_entropy import token_scores
 from peftctl.tasks.contract import Batch, EncodedExample, Layout
+from peftctl.tasks.overlong import fit
 from peftctl.text import chat, tokens
 from peftctl.text.tokens import Encoded
 
@@ -21,6 +22,33 @@ class CausalLM:
     accepts: tuple[type[Example], ...] = (Conversation, Segments)
     objective: str = "cross_entropy"
     causal: bool = True
+    head: bool = False
+    packs: bool = True
+    generates: bool = True
+    uses: tuple[str, ...] = ()
+    arguments: str = ""
+
+    def of(self, settings: Any) -> CausalLM:
+        return self
+
+    def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
+        return {}
+
+    def check(self, examples: Sequence[Example]) -> list[str]:
+        return []
+
+    def configure(self, config: Any) -> None:
+        """Nothing: the head is the model's own."""
+
+    def fit(self, row: Encoded, longest: int, how: str, tokenizer: Any) -> list[Encoded]:
+        return fit(row, longest, how, tokenizer.bos_token_id)
+
+    def outputs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """Every logit of the rows, [rows, length, vocabulary], float32."""
+        return model(**{**inputs, "use_cache": False}).logits.float()
+
+    def judge(self, kept: Sequence[Any], rows: Sequence[Encoded]) -> Mapping[str, Any]:
+        return {}
 
     def model_class(self) -> Any:
         from transformers import AutoModelForCausalLM

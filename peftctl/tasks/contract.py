@@ -20,8 +20,9 @@ class Layout:
 
     Packed rows are followed by a row of filling up to a multiple of ``multiple`` tokens: what products of a new shape
     need is prepared, and kept, for every shape, and multiples are what matrix units take.
-    ``slices_logits``: the model's forward takes ``logits_to_keep``. ``head``: where its output head can be applied
-    apart from it (see ``model.head``), else None. ``virtual`` tokens stand before each row in what the model gives.
+    ``types``: the model takes token_type_ids. ``slices_logits``: its forward takes ``logits_to_keep``. ``head``: where
+    its output head can be applied apart from it (see ``model.head``), else None. ``virtual`` tokens stand before each
+    row in what the model gives.
     """
 
     pad_id: int
@@ -30,6 +31,10 @@ class Layout:
     multiple: int = 1
     head: Any = None
     virtual: int = 0
+    types: bool = False
+
+
+KEPT = "kept"
 
 
 def tensors(batch: Batch) -> Batch:
@@ -62,6 +67,38 @@ class Task(Protocol):
         """What it lowers unless the recipe says otherwise."""
 
     @property
+    def head(self) -> bool:
+        """Whether its model has a head that may be new: what of it the checkpoint lacks is trained whole and saved."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows may stand end to end in one, where the model allows it."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether its model writes text."""
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """Which settings of the recipe's section ``task`` have an effect on it, beside its name."""
+
+    def of(self, settings: Any) -> Task:
+        """The task as the recipe's section ``task`` has it, with its labels and the like."""
+
+    def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
+        """What the training examples decide of that section where the recipe leaves it open. Raises DataError."""
+
+    def check(self, examples: Sequence[Example]) -> list[str]:
+        """What is odd about the training examples, in words. Raises DataError where nothing can be learned."""
+
+    @property
+    def arguments(self) -> str:
+        """What ``from_pretrained`` has to be told beside the folder, as code: ", num_labels=3" or ""."""
+
+    def configure(self, config: Any) -> None:
+        """Write what the head depends on into the model's config, before the model is made."""
+
+    @property
     def causal(self) -> bool:
         """Whether what a model says of a token must not depend on those after it: else it would see its answers."""
 
@@ -71,11 +108,21 @@ class Task(Protocol):
     def encode(self, examples: Sequence[Example], tokenizer: Any, learn: str = "assistant") -> list[EncodedExample]:
         """Each example as ids, of which ``learn`` says what is learned, or the reason why it cannot be encoded."""
 
+    def fit(self, row: Encoded, longest: int, how: str, tokenizer: Any) -> list[Encoded]:
+        """The row if it has at most ``longest`` tokens, else what ``how`` (data.overlong) makes of it; [] for none."""
+
+    def outputs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """All that the model says of the rows in ``inputs``, as one float32 tensor, to compare models by."""
+
     def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:
         """Rows as arrays for the objective; ``tensors`` makes tensors of them."""
 
     def metrics(self, model: Any, batch: Batch) -> Mapping[str, Sequence[float]]:
-        """Sums over each row of a batch, without gradients; keys are this task's own, ``loss`` among them."""
+        """Sums over each row of a batch, without gradients; keys are this task's own, ``loss`` among them. What is in
+        ``kept`` is not added up, but handed to ``judge``."""
 
     def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
         """Metrics of a data set from the added-up sums of its rows."""
+
+    def judge(self, kept: Sequence[Any], rows: Sequence[Encoded]) -> Mapping[str, Any]:
+        """Metrics of a data set that are no sums over rows, from what ``metrics`` kept of each row; {} for none."""

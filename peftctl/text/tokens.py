@@ -12,16 +12,22 @@ from peftctl.text import byte_level
 
 Cut = tuple[list[int], list[float]]  # ids and weights
 
+IGNORED = -100  # the label that transformers leaves out, too
+
 
 @dataclass(frozen=True)
 class Encoded:
     """One row as the model sees it: ``ids`` [length], and ``weights`` [length], 0 where nothing is learned.
 
     The weight belongs to the token as a target: it scales the loss of predicting that id from those before it.
+    ``labels``: what a task learns of the row instead, in its own words as numbers, ``IGNORED`` where there is nothing.
+    ``parts``: the lengths of the texts that the row is made of, where it is made of several.
     """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    labels: tuple[float, ...] = ()
+    parts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -29,11 +35,13 @@ class Encoded:
     @property
     def learns(self) -> bool:
         """Whether any target is learned."""
-        return any(self.weights[1:])
+        return any(label != IGNORED for label in self.labels) if self.labels else any(self.weights[1:])
 
     @property
     def supervised(self) -> int:
         """Targets that are learned. The first token has nothing before it to be predicted from."""
+        if self.labels:
+            return sum(label != IGNORED for label in self.labels)
         return sum(weight != 0.0 for weight in self.weights[1:])
 
 

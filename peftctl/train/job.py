@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import write_json, write_text
-from peftctl.data.collate import Collator, pad_id
+from peftctl.data.collate import Collator, plain_layout
 from peftctl.data.order import derived_seed
 from peftctl.data.prepare import open_rows
 from peftctl.data.supply import supplied
@@ -25,7 +25,6 @@ from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
 from peftctl.recipe import able, resolve
 from peftctl.recipe.schema import Recipe
-from peftctl.tasks import TASKS
 from peftctl.train import checkpoint, distributed, kept, loop, resume, rundir, trackers
 from peftctl.train.checkpoint import Checkpoint
 from peftctl.train.optim import build_optimizer, in_order, training_bytes
@@ -35,7 +34,8 @@ from peftctl.train.saver import Saver, check_room
 from peftctl.train.session import Session
 from peftctl.train.stops import Stops
 
-ADAPTER_START = 0
+# What of the seed draws the numbers that an adapter, or a new head, begins with.
+ADAPTER_START, HEAD_START = 0, 1
 
 
 def train(recipe: Recipe, recipe_text: str, events: Events, how: str = resume.AUTO) -> Path:
@@ -183,10 +183,11 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         events.emit("warning", message=text)
 
     able.judge(recipe)
-    task, method = TASKS[recipe.task.name], METHODS[recipe.method.name]
+    method = METHODS[recipe.method.name]
     events.emit("stage", name="data", detail=", ".join(str(source.path) for source in recipe.data.train))
     opened = open_rows(recipe, warn)
     recipe, base, encoding = opened.recipe, opened.base, opened.encoding
+    task = encoding.task
     identity.check_whole(base.folder)
     init_from = recipe.train.init_from
     start = begin.find(recipe.path(init_from), base, method, warn) if init_from else None
@@ -212,6 +213,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         )
 
     events.emit("stage", name="model", detail=base.name)
+    torch.manual_seed(derived_seed(recipe.train.seed, HEAD_START))
     model = load.load_model(base, recipe.model, task, recipe.model.dtype, warn)
     matched = targets.of(model, method, recipe.method)
     if matched:
@@ -249,7 +251,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     trained = ((name, p) for name, p in accelerator.unwrap_model(model).named_parameters() if p.requires_grad)
     optimizer = build_optimizer(recipe.train, ((method.rate(recipe.method, name), p) for name, p in trained))
     tokens, tokenizer = recipe.train.micro_batch_tokens or 0, encoding.tokenizer
-    collate = Collator(task, tokenizer, fast.layout(pad_id(tokenizer)), tokens, accelerator.device)
+    collate = Collator(task, tokenizer, fast.layout(plain_layout(tokenizer)), tokens, accelerator.device)
     longest = encoding.max_length
     measure = Measurement(held_out, collate, longest, recipe.eval.choices or ()) if held_out else None
     if measure:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import inventory, publish_directory, sha256, write_json
-from peftctl.data.collate import pad_id
+from peftctl.data.collate import plain_layout
 from peftctl.events import Events
 from peftctl.methods import Anatomy
 from peftctl.model import adapter, identity
 from peftctl.model.locate import Base
-from peftctl.tasks import Layout
+from peftctl.tasks import Task
 from peftctl.train import checkpoint, kept, rundir
 from peftctl.train.session import Session
 
@@ -54,26 +54,26 @@ def _artifact(session: Session, base: Base, run: Path) -> dict[str, float]:
     from peftctl.fast.equal import tolerance
 
     model, tokenizer = session.accelerator.unwrap_model(session.model), session.collate.tokenizer
-    collate = replace(session.collate, layout=Layout(pad_id(tokenizer)))
+    collate = replace(session.collate, layout=plain_layout(tokenizer))
     # Row by row: vectors that a network makes for several rows differ, by rounding, from those it makes to be saved.
     inputs = [collate([row])["inputs"] for row in session.supply.shortest(PROBE_ROWS)]
     method, settings = session.method, session.recipe.method
     method.finish(model)
-    trained = _logits(model, inputs)
+    trained = _outputs(session.task, model, inputs)
     dtype, layers = getattr(torch, session.recipe.model.dtype), model.config.get_text_config().num_hidden_layers
     rounding = tolerance(dtype) * layers**0.5 if method.rounds(settings) else adapter.EPS
     with publish_directory(run / method.artifact) as aside:
         adapter.save(model, method, settings, session.task, tokenizer, base, aside, loaded=session.recipe.model)
         session.model = adapter.reload(model, method, settings, aside)
-        verified = adapter.compare(trained, _logits(session.model, inputs), rounding)
+        verified = adapter.compare(trained, _outputs(session.task, session.model, inputs), rounding)
     return verified
 
 
-def _logits(model: Any, inputs: Sequence[Mapping[str, Any]]) -> Any:
-    """Every logit of every row, end to end."""
+def _outputs(task: Task, model: Any, inputs: Sequence[Mapping[str, Any]]) -> Any:
+    """All that the model says of every row, end to end."""
     import torch
 
-    return torch.cat([adapter.logits(model, each).flatten() for each in inputs])
+    return torch.cat([adapter.outputs(task, model, each).flatten() for each in inputs])
 
 
 def _manifest(
@@ -93,7 +93,7 @@ def _manifest(
         "artifact": artifact,
         "task": recipe.task.name,
         "method": recipe.method.model_dump(mode="json", exclude={"targets"}),
-        "loads_with": session.method.loads_with(recipe.method),
+        "loads_with": adapter.loads_with(session.method, recipe.method, run / artifact),
         "base": identity.identity(base),
         "dtype": recipe.model.dtype,
         "quantization": recipe.model.quantization.model_dump(mode="json") if recipe.model.quantization else None,

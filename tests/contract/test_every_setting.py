@@ -41,6 +41,8 @@ CHANGES: dict[str, Any] = {
     "model.revision": ("v2", "has no effect on a local model"),
     "model.dtype": "bfloat16",
     "task.name": ("seq2seq", "no such task"),
+    "task.labels": (["a", "b"], "has no effect on causal_lm"),
+    "task.problem": ("single", "has no effect on causal_lm"),
     "data.train": [{"path": "other.jsonl"}],
     "data.train[0].path": "other.jsonl",
     "data.train[0].format": ("prompt_completion", "no column 'prompt'"),

@@ -22,6 +22,8 @@ from peftctl.tasks import TASKS, Layout
 from peftctl.text.tokens import Encoded
 from tests import jobs, tiny
 
+TASK = TASKS["causal_lm"]
+
 SEES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 IMAGE = {**SEES, "image_size": 28, "patch_size": 14}
 TEXT = {**tiny.SIZES, "initializer_range": 0.2}
@@ -351,7 +353,7 @@ def test_the_card_s_code_loads_what_was_trained(name: str, auto: str, tmp_path: 
     found: dict[str, Any] = {}
     exec(code.replace("path/to/this/folder", str(folder)), found)
     inputs = {"input_ids": torch.tensor([[1, 2, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
-    assert torch.equal(adapter.logits(found["model"], inputs), adapter.logits(model, inputs))
+    assert torch.equal(adapter.outputs(TASK, found["model"], inputs), adapter.outputs(TASK, model, inputs))
 
 
 @pytest.mark.quick

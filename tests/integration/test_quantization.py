@@ -22,6 +22,8 @@ from peftctl.tables import table
 from peftctl.tasks import TASKS
 from tests import jobs, tiny
 
+TASK = TASKS["causal_lm"]
+
 IDS = torch.tensor([[1, 2, 3, 4, 5], [9, 8, 7, 6, 5]])
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
 
@@ -228,12 +230,12 @@ def test_the_card_s_code_gives_the_logits_that_were_verified(
     found: dict[str, Any] = {}
     exec(code.replace("path/to/this/folder", str(run / "adapter")), found)
     inputs = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
-    said = adapter.logits(found["model"], inputs)
-    meant = adapter.logits(peftctl.load(run).model, inputs)
+    said = adapter.outputs(TASK, found["model"], inputs)
+    meant = adapter.outputs(TASK, peftctl.load(run).model, inputs)
     tolerance = 2 * adapter.EPS if dtype == "float32" else 2.0**-7
     assert float((said - meant).abs().max()) <= tolerance * float(meant.abs().max())
-    plain = adapter.logits(
-        AutoPeftModelForCausalLM.from_pretrained(run / "adapter", dtype=getattr(torch, dtype)), inputs
+    plain = adapter.outputs(
+        TASK, AutoPeftModelForCausalLM.from_pretrained(run / "adapter", dtype=getattr(torch, dtype)), inputs
     )
     assert float((plain - meant).abs().max()) > 4 * tolerance * float(meant.abs().max())
 

@@ -15,7 +15,7 @@ from peftctl.data.collate import Collator
 from peftctl.errors import DataError, DivergedError, MachineError, UsageError, VerificationError
 from peftctl.model import adapter
 from peftctl.objectives import OBJECTIVES
-from peftctl.tasks import TASKS, Layout
+from peftctl.tasks import TASKS, Layout, Task
 from tests import jobs, tiny
 
 
@@ -56,13 +56,13 @@ def test_plain_peft_loads_the_adapter_and_gives_the_trained_models_logits(
     trained: list[torch.Tensor] = []
     inputs: list[dict[str, torch.Tensor]] = []
 
-    def remember(model: torch.nn.Module, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    def remember(task: Task, model: torch.nn.Module, given: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs.append(given)
-        trained.append(logits(model, given))
+        trained.append(outputs(task, model, given))
         return trained[-1]
 
-    logits = adapter.logits
-    monkeypatch.setattr(adapter, "logits", remember)
+    outputs = adapter.outputs
+    monkeypatch.setattr(adapter, "outputs", remember)
     run, _ = jobs.train(tmp_path, tiny_model, model={"dtype": dtype})
 
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=getattr(torch, dtype))

@@ -16,7 +16,7 @@ from peftctl.model.fast import FastPaths
 from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
 from peftctl.recipe.schema import FastSettings
-from peftctl.tasks import TASKS
+from peftctl.tasks import TASKS, Layout
 from peftctl.text.tokens import Encoded
 from tests import tiny
 
@@ -61,7 +61,7 @@ def adapted(kind: str, dtype: torch.dtype, *, checkpointing: bool = False) -> An
 def outcome(model: Any, settings: FastSettings, tokens: int = 200) -> tuple[float, torch.Tensor, dict[str, Any]]:
     """The loss of a step, the gradient of everything trained as one vector, and what was put in."""
     fast = FastPaths(settings, profile(model, TASK, slices_logits=True, dtype=model.dtype), METHOD)
-    collate = Collator(TASK, None, fast.layout(0), tokens, torch.device("cpu"))
+    collate = Collator(TASK, None, fast.layout(Layout(0)), tokens, torch.device("cpu"))
     total = 0.0
     with fast.on(model) as put_in:
         model.train()
@@ -190,10 +190,12 @@ def test_a_model_whose_attention_drops_is_not_packed() -> None:
 def test_a_switched_off_adapter_is_off_in_the_fast_path_too() -> None:
     model = adapted("llama", torch.float32)
     fast = FastPaths(only(*PATHS), profile(model, TASK, slices_logits=True, dtype=model.dtype), METHOD)
-    collate = Collator(TASK, None, fast.layout(0), 400, torch.device("cpu"))
+    collate = Collator(TASK, None, fast.layout(Layout(0)), 400, torch.device("cpu"))
     with model.disable_adapter(), torch.no_grad():
         plain = FastPaths(OFF, fast.profile, METHOD)
-        wanted = OBJECTIVE.step(model, Collator(TASK, None, plain.layout(0), 400, torch.device("cpu"))(rows())).sum
+        wanted = OBJECTIVE.step(
+            model, Collator(TASK, None, plain.layout(Layout(0)), 400, torch.device("cpu"))(rows())
+        ).sum
         with fast.on(model):
             found = OBJECTIVE.step(model, collate(rows())).sum
     assert float(found) == pytest.approx(float(wanted), rel=100 * EPS)

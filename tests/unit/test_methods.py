@@ -19,7 +19,7 @@ from peftctl.model.profile import profile
 from peftctl.objectives import OBJECTIVES
 from peftctl.recipe.schema import FastSettings
 from peftctl.tables import table
-from peftctl.tasks import TASKS
+from peftctl.tasks import TASKS, Layout
 from peftctl.text.tokens import Encoded
 from tests import tiny
 
@@ -543,7 +543,7 @@ def outcome(model: Any, method: str, made: Any, paths: FastSettings, groups: lis
     virtual = METHODS[method].virtual_tokens(made)
     slices = paths.loss and "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
     fast = FastPaths(paths, profile(model, TASK, slices, torch.float32, virtual), METHODS[method])
-    collate = Collator(TASK, None, fast.layout(0), 10_000, torch.device("cpu"))
+    collate = Collator(TASK, None, fast.layout(Layout(0)), 10_000, torch.device("cpu"))
     total = 0.0
     with fast.on(model) as put_in:
         model.train()

@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 
 from peftctl.data.encode import Encoding, encode_some, outcome
-from peftctl.data.overlong import WAYS, fit
 from peftctl.example import Segment, Segments
 from peftctl.recipe.schema import DataSettings
 from peftctl.tasks import TASKS
+from peftctl.tasks.overlong import WAYS, fit
 from peftctl.text.tokens import Encoded
 from tests.unit import kinds
 

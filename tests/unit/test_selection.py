@@ -11,7 +11,10 @@ import torch
 from peftctl.errors import UsageError
 from peftctl.methods import METHODS, BaseName, DataFacts
 from peftctl.model import adapter, attach, targets
+from peftctl.tasks import TASKS
 from tests import tiny
+
+TASK = TASKS["causal_lm"]
 
 FACTS = DataFacts(rows=8, tokens=100, supervised_tokens=50, longest=20, steps=20)
 IDS = torch.tensor([[1, 2, 3, 4, 5], [9, 8, 7, 6, 5]])
@@ -93,19 +96,19 @@ def test_what_is_saved_is_read_back_bit_for_bit_on_an_untouched_base(
     method = METHODS[name]
     model, made = put(KINDS[kind]().to(dtype), name)
     move(model)
-    trained = adapter.logits(model, INPUTS)
+    trained = adapter.outputs(TASK, model, INPUTS)
     method.save(model, made, BaseName("base", None), tmp_path)
     base = KINDS[kind]().to(dtype)
-    untouched = adapter.logits(base, INPUTS)
+    untouched = adapter.outputs(TASK, base, INPUTS)
     loaded = attach.load(base.requires_grad_(False), method, made, tmp_path)
     assert not any(p.requires_grad for p in loaded.parameters())
-    assert torch.equal(adapter.logits(loaded, INPUTS), trained)
+    assert torch.equal(adapter.outputs(TASK, loaded, INPUTS), trained)
     assert float((trained - untouched).abs().max()) > 0.1
     # Within rounding: norms that were trained are computed in float32 by autocast, others in the base's dtype.
     with loaded.disable_adapter():
-        difference = float((adapter.logits(loaded, INPUTS) - untouched).abs().max())
+        difference = float((adapter.outputs(TASK, loaded, INPUTS) - untouched).abs().max())
     assert difference <= (0 if dtype is torch.float32 else 0.05 * float(untouched.abs().max()))
-    assert torch.equal(adapter.logits(loaded, INPUTS), trained)
+    assert torch.equal(adapter.outputs(TASK, loaded, INPUTS), trained)
 
 
 @pytest.mark.parametrize("name", ["full", "bitfit"])
@@ -116,13 +119,13 @@ def test_a_parameter_that_was_not_saved_is_missed_when_read_back(name: str, tmp_
     method = METHODS[name]
     model, made = put(tiny.gpt2(dropout=0.0), name)
     move(model)
-    trained = adapter.logits(model, INPUTS)
+    trained = adapter.outputs(TASK, model, INPUTS)
     method.save(model, made, BaseName("base", None), tmp_path)
     (file,) = tmp_path.glob("*.safetensors")
     kept = load_file(file)
     del kept["transformer.h.1.mlp.c_fc.bias"]
     save_file(kept, file, {"format": "pt"})
-    read = adapter.logits(adapter.reload(model, method, made, tmp_path), INPUTS)
+    read = adapter.outputs(TASK, adapter.reload(model, method, made, tmp_path), INPUTS)
     assert not torch.equal(read, trained)
 
 
@@ -143,4 +146,4 @@ def test_a_full_model_is_one_that_transformers_loads(tmp_path: Path) -> None:
     METHODS["full"].save(model, made, BaseName("base", None), tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert plain.dtype == torch.float32
-    assert torch.equal(adapter.logits(plain, INPUTS), adapter.logits(model, INPUTS))
+    assert torch.equal(adapter.outputs(TASK, plain, INPUTS), adapter.outputs(TASK, model, INPUTS))

@@ -1,0 +1,80 @@
+"""Rows of an encoder or a classifier as one tensor, padded on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from peftctl.errors import UsageError
+from peftctl.tasks.contract import Layout
+from peftctl.text.tokens import Encoded
+
+
+def inputs(rows: Sequence[Encoded], layout: Layout) -> dict[str, Any]:
+    """input_ids and attention_mask [rows, length], and token_type_ids where the model takes them: 1 in a row's second
+    part."""
+    shape = (len(rows), max(len(row) for row in rows))
+    ids, mask = np.full(shape, layout.pad_id), np.zeros(shape, np.int64)
+    types = np.zeros(shape, np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row.ids
+        mask[index, : len(row)] = 1
+        if len(row.parts) > 1:
+            types[index, row.parts[0] : len(row)] = 1
+    made = {"input_ids": ids, "attention_mask": mask}
+    return {**made, "token_type_ids": types} if layout.types else made
+
+
+def encoded(tokenizer: Any, first: Sequence[Any], second: Sequence[Any] | None = None, **options: Any) -> Any:
+    """The texts as the tokenizer's own encodings, with the special tokens that the model expects around them."""
+    both = (list(first), list(second)) if second is not None else (list(first),)
+    return tokenizer(*both, return_attention_mask=False, return_token_type_ids=False, **options).encodings
+
+
+def parts(encoding: Any) -> tuple[int, ...]:
+    """The lengths of a row's two parts: the second begins behind the special token that ends the first."""
+    types = encoding.type_ids
+    if 1 in types:
+        start = types.index(1)
+        return (start, len(types) - start)
+    sequences = encoding.sequence_ids
+    if 1 not in sequences:
+        return ()
+    start = sequences.index(1)
+    return (start, len(sequences) - start)
+
+
+def fit(row: Encoded, longest: int, how: str, tokenizer: Any) -> list[Encoded]:
+    """The row if it is short enough, else what ``how`` makes of it. Raises UsageError for a way that is none here."""
+    if len(row) <= longest:
+        return [row]
+    if how == "split":
+        raise UsageError("data.overlong: split: what is learned of these rows is learned of the whole row")
+    special = row.ids[-1] in tokenizer.all_special_ids
+    return cut(row, longest, how, int(special))
+
+
+def cut(row: Encoded, longest: int, how: str, ends: int) -> list[Encoded]:
+    """What ``how`` makes of a row that is too long; its last ``ends`` tokens, which are special, are kept."""
+    if how == "drop":
+        return []
+    keep = longest - ends
+    tail = slice(len(row) - ends, len(row))
+    if how == "truncate_end":
+        head = slice(0, keep)
+    else:  # truncate_start keeps the first token, which is special in most, and what is next to the end
+        return [_joined(row, slice(0, 1), slice(len(row) - longest + 1, len(row)))]
+    return [_joined(row, head, tail)]
+
+
+def _joined(row: Encoded, *slices: slice) -> Encoded:
+    ids = tuple(number for part in slices for number in row.ids[part])
+    weights = tuple(weight for part in slices for weight in row.weights[part])
+    by_token = len(row.labels) == len(row.ids)
+    labels = tuple(label for part in slices for label in row.labels[part]) if by_token else row.labels
+    if not row.parts:
+        return Encoded(ids, weights, labels)
+    first = sum(1 for part in slices for at in range(len(row))[part] if at < row.parts[0])
+    return Encoded(ids, weights, labels, (first, len(ids) - first))

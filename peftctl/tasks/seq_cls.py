@@ -1,0 +1,158 @@
+"""Classification of texts or pairs of texts: one class, several at once, or a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peftctl.errors import DataError
+from peftctl.example import Example, Labelled, RowFault
+from peftctl.tasks import labels as names
+from peftctl.tasks import padded
+from peftctl.tasks.contract import Batch, EncodedExample, Layout
+from peftctl.tasks.scores import classified, correlated, several
+from peftctl.text.tokens import Encoded
+
+SINGLE, MULTI, REGRESSION = "single", "multi", "regression"
+OBJECTIVES = {SINGLE: "class_cross_entropy", MULTI: "multi_label", REGRESSION: "regression"}
+WRONG = "label of another kind"
+
+
+@dataclass(frozen=True)
+class SequenceClassification:
+    name: str = "seq_cls"
+    peft_type: str = "SEQ_CLS"
+    accepts: tuple[type[Example], ...] = (Labelled,)
+    causal: bool = False
+    head: bool = True
+    packs: bool = False
+    generates: bool = False
+    uses: tuple[str, ...] = ("labels", "problem")
+    labels: tuple[str, ...] = ()
+    problem: str = SINGLE
+
+    @property
+    def objective(self) -> str:
+        return OBJECTIVES[self.problem]
+
+    @property
+    def arguments(self) -> str:
+        return f", num_labels={1 if self.problem == REGRESSION else len(self.labels)}"
+
+    def of(self, settings: Any) -> SequenceClassification:
+        return replace(self, labels=settings.labels or (), problem=settings.problem or SINGLE)
+
+    def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
+        """The problem by the first row's label, and every label there is, where the recipe says neither."""
+        labels = [example.label for example in examples if isinstance(example, Labelled)]
+        problem = settings.problem or next((_kind(label) for label in labels), SINGLE)
+        if problem == REGRESSION or settings.labels:
+            return {"problem": problem}
+        flat = (name for label in labels for name in (label if isinstance(label, tuple) else (str(label),)))
+        return {"problem": problem, "labels": names.found(flat, "label")}
+
+    def check(self, examples: Sequence[Example]) -> list[str]:
+        """What is odd about labels, in words. Raises DataError where regression has nothing to learn."""
+        given = [example.label for example in examples if isinstance(example, Labelled)]
+        if self.problem == REGRESSION:
+            if len(set(given)) < 2:
+                raise DataError("every row has the same number as its label: there is nothing to learn")
+            return []
+        seen = {name for label in given for name in (label if isinstance(label, tuple) else (str(label),))}
+        empty = [label for label in self.labels if label not in seen]
+        return (
+            [f"task.labels: no training row is {', '.join(empty[:5])}" + (" ..." if len(empty) > 5 else "")]
+            if empty
+            else []
+        )
+
+    def model_class(self) -> Any:
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification
+
+    def configure(self, config: Any) -> None:
+        """Give the model's config its head's size, and the labels their names."""
+        if self.problem == REGRESSION:
+            config.num_labels = 1
+        else:
+            config.id2label = dict(enumerate(self.labels))
+            config.label2id = {label: number for number, label in enumerate(self.labels)}
+        kinds = {SINGLE: "single_label", MULTI: "multi_label"}
+        config.problem_type = REGRESSION if self.problem == REGRESSION else f"{kinds[self.problem]}_classification"
+
+    def encode(self, examples: Sequence[Example], tokenizer: Any, learn: str = "assistant") -> list[EncodedExample]:
+        rows = [example for example in examples if isinstance(example, Labelled)]
+        made: list[EncodedExample] = []
+        pairs = [row for row in rows if row.second is not None]
+        if pairs and len(pairs) < len(rows):
+            raise DataError("some rows have one text and some have two")
+        second = [row.second for row in pairs] if pairs else None
+        for row, encoding in zip(rows, padded.encoded(tokenizer, [row.text for row in rows], second), strict=True):
+            try:
+                ids = tuple(encoding.ids)
+                made.append([Encoded(ids, (0.0,) * len(ids), self._numbers(row.label), padded.parts(encoding))])
+            except RowFault as fault:
+                made.append(fault)
+        return made
+
+    def _numbers(self, label: Any) -> tuple[float, ...]:
+        if self.problem == REGRESSION:
+            try:
+                return (float(label),)
+            except (TypeError, ValueError):
+                raise RowFault(f"label {label!r} is no number, which task.problem: regression learns", WRONG) from None
+        if self.problem == MULTI:
+            numbers = [names.number(str(name), self.labels, "label") for name in _several(label)]
+            return tuple(float(at in numbers) for at in range(len(self.labels)))
+        if isinstance(label, tuple):
+            raise RowFault("label is a list, where task.problem: single has one for each row", WRONG)
+        return (float(names.number(str(label), self.labels, "label")),)
+
+    def fit(self, row: Encoded, longest: int, how: str, tokenizer: Any) -> list[Encoded]:
+        return padded.fit(row, longest, how, tokenizer)
+
+    def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:
+        """``inputs`` for the model's forward; ``labels`` [rows, numbers] float32; ``rows``, ``count``."""
+        import numpy as np
+
+        labels = np.array([row.labels for row in rows], np.float32)
+        return {"inputs": padded.inputs(rows, layout), "labels": labels, "rows": len(rows), "count": float(labels.size)}
+
+    def outputs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """The logits of every row, [rows, labels], float32."""
+        return model(**inputs).logits.float()
+
+    def metrics(self, model: Any, batch: Batch) -> Mapping[str, Sequence[Any]]:
+        """For each row its loss, 1 to count it by, and ``kept``, the logits."""
+        from peftctl.objectives import OBJECTIVES as TABLE
+
+        logits = self.outputs(model, batch["inputs"])
+        objective: Any = TABLE[self.objective]
+        losses = objective.each(logits, batch).double()
+        return {"loss": losses.tolist(), "count": [1.0] * len(losses), "kept": logits.tolist()}
+
+    def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
+        return {"loss": sums["loss"] / sums["count"]}
+
+    def judge(self, kept: Sequence[Any], rows: Sequence[Encoded]) -> Mapping[str, Any]:
+        """Accuracy and macro F1 with a table by class; or for numbers their correlations."""
+        truth = [row.labels for row in rows]
+        if self.problem == REGRESSION:
+            return correlated([each[0] for each in kept], [each[0] for each in truth])
+        if self.problem == MULTI:
+            return several([[value > 0 for value in each] for each in kept], truth, self.labels)
+        guesses = [max(range(len(each)), key=each.__getitem__) for each in kept]
+        return classified(guesses, [int(each[0]) for each in truth], self.labels)
+
+
+def _kind(label: Any) -> str:
+    return MULTI if isinstance(label, tuple) else REGRESSION if isinstance(label, float) else SINGLE
+
+
+def _several(label: Any) -> tuple[Any, ...]:
+    return label if isinstance(label, tuple) else (label,)
+
+
+TASK = SequenceClassification()
