@@ -11,6 +11,7 @@ from typing import Any, Literal
 from peftctl.errors import UsageError, VerificationError
 from peftctl.recipe import load as load_recipe
 from peftctl.recipe.dump import values
+from peftctl.recipe.origin import is_local_model
 from peftctl.recipe.schema import Recipe
 from peftctl.train import checkpoint, rundir
 
@@ -121,7 +122,10 @@ def recipe_at(path: Path, now: Recipe) -> Recipe:
     if held_out and held_out.sha256 and now.data.eval:
         held_out = held_out.model_copy(update={"path": now.data.eval.path})
     data = recipe.data.model_copy(update={"train": train, "eval": held_out})
-    model = recipe.model if recipe.model.revision else recipe.model.model_copy(update={"name": now.model.name})
+    model, name = recipe.model, now.model.name
+    if not model.revision:  # a model of this machine, by a path that may start where the recipe is
+        here = now.path(name)
+        model = model.model_copy(update={"name": str(here) if is_local_model(name, here) else name})
     return replace(recipe, data=data, model=model, **{name: getattr(now, name) for name in FREE_WHOLE})
 
 

@@ -499,6 +499,15 @@ def test_base_and_data_may_move(tmp_path: Path) -> None:
     assert jobs.bits(run) == jobs.bits(whole)
 
 
+def test_a_base_may_be_named_by_where_the_recipe_is(tmp_path: Path) -> None:
+    tiny.save(tmp_path / "model")
+    base = Path("..", tmp_path.name, "model")
+    settings = {"train": {**LONG, **SAVED, "max_steps": 4}}
+    whole = jobs.train(tmp_path, base, "whole", **settings)[0]
+    jobs.stopped_after(whole, 2, tmp_path / "half")
+    assert jobs.bits(jobs.train(tmp_path, base, "half", **settings)[0]) == jobs.bits(whole)
+
+
 def test_resume_takes_nothing_else(tmp_path: Path, tiny_model: Path, half: Path) -> None:
     shutil.rmtree(half / "checkpoints")
     (half / "metrics.jsonl").unlink()
