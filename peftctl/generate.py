@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftctl.errors import UsageError
-from peftctl.example import Turn
-from peftctl.text import chat
 from peftctl.text.template import end_of_turn
-from peftctl.text.tokens import prompt_ids
 
 
 @dataclass(frozen=True)
@@ -36,20 +33,25 @@ class Sampling:
                 raise UsageError(f"{name}: out of range (found {getattr(self, name)}); allowed: {allowed}")
 
 
-def encode_prompt(prompt: str | Sequence[Turn], tokenizer: Any) -> list[int]:
-    """Ids of a plain prompt, or of turns with the template's generation prompt, as training saw them."""
-    if isinstance(prompt, str):
-        return prompt_ids(prompt, tokenizer, whole=True)
-    return prompt_ids(chat.render(prompt, tokenizer, generation_prompt=True), tokenizer, whole=False)
-
-
 def generate(
     model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sampling, heard: Callable[[str], None] | None = None
 ) -> str:
     """What the model writes after the ids of ``prompt``, stop token left out. ``heard`` gets it piece by piece."""
+    streamer = _streamer(tokenizer, heard) if heard else None
+    return _texts(model, tokenizer, [prompt], sampling, streamer)[0]
+
+
+def generate_all(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+    """What the model writes after each of ``prompts``, which are of one length, the likeliest token each time."""
+    return _texts(model, tokenizer, prompts, Sampling(max_new_tokens))
+
+
+def _texts(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, streamer: Any = None
+) -> list[str]:
     import torch
 
-    ids = torch.tensor([list(prompt)], device=model.device)
+    ids = torch.tensor([list(prompt) for prompt in prompts], device=model.device)
     choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if sampling.temperature > 0:
         torch.manual_seed(sampling.seed)
@@ -62,11 +64,12 @@ def generate(
             max_new_tokens=sampling.max_new_tokens,
             eos_token_id=stop_ids(model.generation_config, tokenizer),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            streamer=_streamer(tokenizer, heard) if heard else None,
+            streamer=streamer,
             **choice,
         )
-    text: str = tokenizer.decode(made[0, len(prompt) :], skip_special_tokens=True)
-    return text
+    # What reads one text and writes another gives back the latter alone.
+    start = 0 if model.config.is_encoder_decoder else ids.shape[1]
+    return [tokenizer.decode(row[start:], skip_special_tokens=True) for row in made]
 
 
 def stop_ids(generation_config: Any, tokenizer: Any) -> list[int]:

@@ -15,9 +15,9 @@ from peftctl.data.collate import Collator, plain_layout
 from peftctl.data.encode import Encoding, encode
 from peftctl.data.sources import Sourced
 from peftctl.errors import DataError, UsageError
-from peftctl.evaluation.measure import Measurement
+from peftctl.evaluation.measure import Measurement, measured
 from peftctl.example import ROLES, Turn
-from peftctl.generate import Sampling, encode_prompt, generate
+from peftctl.generate import Sampling, generate
 from peftctl.methods import METHODS
 from peftctl.model import attach, identity
 from peftctl.model import load as loading
@@ -95,7 +95,7 @@ class LoadedRun:
         """
         self.check_writes()
         sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-        ids = encode_prompt(prompt if isinstance(prompt, str) else _turns(prompt), self.tokenizer)
+        ids = self.ids(prompt if isinstance(prompt, str) else _turns(prompt))
         return generate(
             self.model, self.tokenizer, ids, replace(sampling, max_new_tokens=min(max_new_tokens, self.room(ids)))
         )
@@ -104,6 +104,12 @@ class LoadedRun:
         """Raises UsageError where the model writes no text."""
         if not self.collate.task.generates:
             raise UsageError(f"{self.run.path}: {self.collate.task.name} writes no text: peftctl eval measures it")
+
+    def ids(self, asked: str | Sequence[Turn]) -> list[int]:
+        """The ids of what is asked. Raises UsageError where the model takes no messages."""
+        if not isinstance(asked, str) and not self.collate.task.chats:
+            raise UsageError(f"PROMPT: {self.collate.task.name} reads a text, not messages")
+        return self.collate.task.prompt(asked, self.tokenizer)
 
     def room(self, ids: Sequence[int]) -> int:
         """How many tokens the model can write behind these. Raises UsageError where the prompt is empty or fills it."""
@@ -126,7 +132,7 @@ class LoadedRun:
         if data is None:
             self.run.check_data()
         longest = recipe.data.max_length or 0
-        encoding = Encoding(task, self.tokenizer, longest, recipe.data.learn, recipe.data.overlong)
+        encoding = Encoding(task, self.tokenizer, longest, recipe.data.learn, recipe.data.overlong or task.overlong)
         if data is not None:
             examples: Sequence[Sourced] = sources.read_examples(data, "auto", limit, task.name)
         else:
@@ -135,7 +141,7 @@ class LoadedRun:
             raise UsageError(f"{self.run.path}: its recipe holds out no rows", "name some with --data FILE")
         counted = replace(sources.tally(recipe.data), read=len(examples))
         rows = encode(sources.Side(examples, counted), encoding, "held-out")
-        return Measurement(rows, self.collate, longest, recipe.eval.choices or ())
+        return measured(recipe.eval, rows, self.collate, longest)
 
 
 def _turns(messages: Sequence[Mapping[str, str]]) -> list[Turn]:

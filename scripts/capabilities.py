@@ -21,6 +21,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},  # experts
     "gpt2": {"num_key_value_heads": None, "intermediate_size": None},  # Conv1D, tied, learned positions
 }
+# What the tasks but causal_lm are tried on: models whose tokens see those after them, and one that reads and writes.
+READERS: dict[str, dict[str, Any]] = {
+    "bert": {"num_key_value_heads": None, "initializer_range": 0.2},
+    "t5": {
+        "num_key_value_heads": None, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4,
+        "decoder_start_token_id": 0, "dropout_rate": 0.0,
+    },
+}  # fmt: skip
+FAMILY_OF = {
+    "seq2seq_lm": "t5", "seq_cls": "bert", "token_cls": "bert", "question_answering": "bert",
+    "feature_extraction": "bert",
+}  # fmt: skip
+ENCODERS = ("bert",)
+LABELS = ("a", "b", "c")
 BITS = (4, 8)
 STEPS, LENGTH, SEED = 12, 12, 0
 QUICK = 5e-3  # the least learning rate that so few steps show much at
@@ -72,19 +86,14 @@ def tried(names: Iterable[str] | None = None, seed: int = SEED, **sizes: Any) ->
     packed rows, and whether it merges.
     """
     from peftctl.methods import METHODS
-    from peftctl.tasks import TASKS
 
     found = {}
     for name in METHODS if names is None else names:
-        cell = _cell(METHODS[name], TASKS["causal_lm"], seed, {**SIZES, **sizes})
+        cell = _cell(METHODS[name], task_of("causal_lm"), seed, {**SIZES, **sizes})
         on = {family: cell(family=family, merge=True) for family in FAMILIES}
         families = {family: verdict for family, (verdict, _) in on.items()}
         home = next((family for family, verdict in families.items() if verdict == YES), next(iter(FAMILIES)))
-        others = {
-            task.name: _cell(METHODS[name], task, seed, {**SIZES, **sizes})()[0]
-            for task in TASKS.values()
-            if task.name != "causal_lm"
-        }
+        others = {task: _of_task(METHODS[name], task, seed, {**SIZES, **sizes}) for task in FAMILY_OF}
         found[name] = {
             "tasks": {"causal_lm": families[home], **others},
             "families": families,
@@ -97,6 +106,15 @@ def tried(names: Iterable[str] | None = None, seed: int = SEED, **sizes: Any) ->
             ),
         }
     return found
+
+
+def _of_task(method: Any, task: str, seed: int, sizes: dict[str, Any]) -> Verdict:
+    """Whether the method works for the task on its own family, or else on the first of all families, where transformers
+    has that."""
+    cell, own = _cell(method, task_of(task), seed, sizes), FAMILY_OF[task]
+    found = cell(family=own)[0]
+    other = next(iter(FAMILIES))
+    return YES if found != YES and own in ENCODERS and cell(family=other)[0] == YES else found
 
 
 def _cell(method: Any, task: Any, seed: int, sizes: dict[str, Any]) -> Callable[..., tuple[Verdict, Verdict]]:
@@ -168,24 +186,31 @@ def _try(  # noqa: PLR0913 - what a cell is
         if checkpointing:
             reentrant = {"use_reentrant": False}
             model.get_base_model().gradient_checkpointing_enable(gradient_checkpointing_kwargs=reentrant)
-        ids = torch.randint(3, sizes["vocab_size"], (2, LENGTH))
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        _train(method, settings, model, inputs, rate or max(method.learning_rate, QUICK))
+        batch = _batch(task, sizes["vocab_size"], method.virtual_tokens(settings))
+        inputs = batch["inputs"]
+        _train(method, settings, model, task, batch, rate or max(method.learning_rate, QUICK))
         method.finish(model)
-        trained = adapter.logits(model, inputs)
+        trained = adapter.outputs(task, model, inputs)
         saved = Path(folder) / "saved"
         saved.mkdir()
         method.save(model, settings, BaseName("base", None), saved)
+        attach.save_heads(model, saved)
         read = adapter.reload(model, method, settings, saved)
         depth = sizes["num_hidden_layers"] ** 0.5
         rounding = depth * tolerance(getattr(torch, dtype)) if method.rounds(settings) else adapter.EPS
-        adapter.compare(trained, adapter.logits(read, inputs), rounding)
-        read.generate(**inputs, max_new_tokens=2, do_sample=False)
+        adapter.compare(trained, adapter.outputs(task, read, inputs), rounding)
+        if task.generates:
+            read.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                max_new_tokens=2,
+                do_sample=False,
+            )
         if merge:
-            _merge(read, inputs, trained)
+            _merge(read, task, inputs, trained)
 
 
-def _merge(model: Any, inputs: Any, trained: Any) -> None:
+def _merge(model: Any, task: Any, inputs: Any, trained: Any) -> None:
     from peftctl.model import adapter
 
     if not hasattr(model, "merge_and_unload"):
@@ -194,7 +219,7 @@ def _merge(model: Any, inputs: Any, trained: Any) -> None:
         merged = model.merge_and_unload()
     except Exception as error:
         raise NotMerged(_reason(error)) from error
-    difference = float((adapter.logits(merged, inputs) - trained).abs().max())
+    difference = float((adapter.outputs(task, merged, inputs) - trained).abs().max())
     if difference > 1e-4 * float(trained.abs().max()):
         raise NotMerged(f"merging changes the logits by {difference:.2g}")
 
@@ -203,13 +228,19 @@ def _base(task: Any, family: str, sizes: dict[str, Any], bits: int, seed: int) -
     import torch
     from transformers import AutoConfig
 
+    from peftctl.methods.parts import mark_heads, mark_unused
     from peftctl.model import quantize
     from peftctl.recipe.schema import QuantizationSettings
 
-    chosen = {name: value for name, value in {**sizes, **FAMILIES[family]}.items() if value is not None}
+    own = {**FAMILIES, **READERS}[family]
+    chosen = {name: value for name, value in {**sizes, **own}.items() if value is not None}
     config = AutoConfig.for_model(family, **chosen)
+    task.configure(config)
     torch.manual_seed(seed)
-    model = task.model_class().from_config(config)
+    model = task.model_class(config).from_config(config)
+    mark_unused(model, task.unused)
+    if task.head:
+        mark_heads(model)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):  # as trained models have them: some methods multiply by them
             torch.nn.init.normal_(parameter, std=0.02)
@@ -223,7 +254,40 @@ def _base(task: Any, family: str, sizes: dict[str, Any], bits: int, seed: int) -
     return model
 
 
-def _train(method: Any, settings: Any, model: Any, inputs: Any, rate: float) -> None:
+def task_of(name: str) -> Any:
+    """The task, with a few labels where it needs some."""
+    from peftctl.recipe.task_settings import TaskSettings
+    from peftctl.tasks import TASKS, task_of
+
+    settings = TaskSettings(name=name, **({"labels": LABELS} if "labels" in TASKS[name].uses else {}))
+    return task_of(settings)
+
+
+def _batch(task: Any, vocabulary: int, virtual: int) -> Any:
+    """Two rows of random tokens and of whatever the task learns of them, as the task's own batch."""
+    import torch
+
+    from peftctl.tasks import Layout, tensors
+    from peftctl.text.tokens import Encoded
+
+    half = LENGTH // 2
+    # What stands for a row's parts and its labels: by the kinds of example that the tasks take.
+    kinds: dict[str, tuple[list[tuple[float, ...]], tuple[int, ...]]] = {
+        "Segments": ([(), ()], ()),
+        "Labelled": ([(0.0,), (2.0,)], ()),
+        "Tagged": ([tuple(float(at % 3) for at in range(LENGTH)), (1.0,) * LENGTH], ()),
+        "Span": ([(6.0, 8.0), (5.0, 5.0)], (4, 1, *range(LENGTH - 5), *range(1, LENGTH - 4))),
+        "Triple": ([(1.0,), (1.0,)], (half, LENGTH - half)),
+        "Pair": ([(), ()], (half, LENGTH - half)),
+    }
+    labels, parts = next(made for name, made in kinds.items() if name in {kind.__name__ for kind in task.accepts})
+    weights = (0.0,) * (half if parts else 0) + (1.0,) * (LENGTH - (half if parts else 0))
+    ids = torch.randint(3, vocabulary, (2, LENGTH)).tolist()
+    rows = [Encoded(tuple(row), weights, said, parts) for row, said in zip(ids, labels, strict=True)]
+    return tensors({**task.collate(rows, Layout(0, slices_logits=False, virtual=virtual)), "head": None})
+
+
+def _train(method: Any, settings: Any, model: Any, task: Any, batch: Any, rate: float) -> None:
     """Some updates on one batch. Raises NotFalling where the loss is not lower, ValueError where a tensor gets no
     gradient."""
     import torch
@@ -232,35 +296,35 @@ def _train(method: Any, settings: Any, model: Any, inputs: Any, rate: float) -> 
     optimizer = torch.optim.AdamW(
         [{"params": [p], "lr": rate * method.rate(settings, name)} for name, p in trained.items()]
     )
-    silent, virtual = set(trained), method.virtual_tokens(settings)
-    before = _measured(model, inputs, virtual)
+    silent = set(trained)
+    before = _measured(model, task, batch)
     model.train()
     for step in range(STEPS):
-        loss = _loss(model, inputs, virtual)
+        loss = _loss(model, task, batch)
         (loss + method.penalty(model) if method.penalty else loss).backward()
         silent -= {name for name in silent if trained[name].grad is not None and bool(trained[name].grad.any())}
         optimizer.step()
         if method.after_update:
             method.after_update(model, step)
         optimizer.zero_grad()
-    after = _measured(model, inputs, virtual)
+    after = _measured(model, task, batch)
     if silent:
         raise ValueError(f"{len(silent)} tensors get no gradient, {min(silent)} among them")
     if not after < before:
         raise NotFalling(f"the loss does not fall ({before:.4f} to {after:.4f})")
 
 
-def _measured(model: Any, inputs: Any, virtual: int) -> float:
+def _measured(model: Any, task: Any, batch: Any) -> float:
     """The loss without dropout, beside which what some steps change is little."""
     import torch
 
     model.eval()
     with torch.no_grad():
-        return float(_loss(model, inputs, virtual))
+        return float(_loss(model, task, batch))
 
 
-def _loss(model: Any, inputs: Any, virtual: int) -> Any:
-    import torch
+def _loss(model: Any, task: Any, batch: Any) -> Any:
+    from peftctl.objectives import OBJECTIVES
 
-    logits = model(**inputs, use_cache=False).logits[:, virtual:]
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), inputs["input_ids"][:, 1:].flatten())
+    loss = OBJECTIVES[task.objective].step(model, batch)
+    return loss.sum / loss.count

@@ -65,6 +65,8 @@ is float32 whatever the base is. QLoRA, `method: qlora`, is `lora` with `model.q
 | `qwen3_moe` | experts in one parameter |
 | `gpt2` | transposed layers (Conv1D), learned positions, tied embeddings |
 
+The tasks but `causal_lm` and `seq2seq_lm` were tried on BERT, and where that failed on Llama; `seq2seq_lm` on T5.
+
 Where `packing` says no, rows are padded instead, and the result is the same.
 
 """

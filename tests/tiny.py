@@ -121,6 +121,27 @@ def encoder(kind: str, seed: int = 0, **changes: Any) -> Any:
     return AutoModel.from_config(config)
 
 
+WRITERS: dict[str, dict[str, Any]] = {
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0},
+    "bart": {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 128,
+        "dropout": 0.0, "init_std": 0.2, "forced_eos_token_id": None, "bos_token_id": 256,
+    },
+}  # fmt: skip
+
+
+def writer(kind: str, seed: int = 0, **changes: Any) -> Any:
+    """A model of that ``model_type`` that reads a text and writes another, with ``tokenizer``'s ids."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    torch.manual_seed(seed)
+    names = {"vocab_size": 264, "pad_token_id": 258, "eos_token_id": 257, "decoder_start_token_id": 258}
+    config = AutoConfig.for_model(kind, **{**WRITERS[kind], **names, **changes})
+    return AutoModelForSeq2SeqLM.from_config(config)
+
+
 def wordpieces(words: Sequence[str]) -> Any:
     """A WordPiece tokenizer of whole words and letters, with [CLS] and [SEP] around texts, as BERT's."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors

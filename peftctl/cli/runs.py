@@ -41,10 +41,12 @@ def evaluate(
         sides = ["adapter"]
     measure = loaded.held_out(data, limit)
     measured = {}
-    with loaded.fast.on(loaded.model):
-        for side in sides:
-            with loaded.base() if side == "base" else nullcontext(loaded.model) as model:
-                measured[side] = (measure.of_base() if side == "base" else measure)(model)
+    for side in sides:
+        ready = measure.of_base() if side == "base" else measure
+        with loaded.base() if side == "base" else nullcontext(loaded.model) as model:
+            with loaded.fast.on(loaded.model):
+                measured[side] = ready(model)
+            measured[side] |= ready.written(model)
     if sides == ["base"] and data is None and limit is None and loaded.run.manifest["metrics"]:
         measured["adapter, when trained"] = loaded.run.manifest["metrics"]
     if as_json:
@@ -79,7 +81,6 @@ def generate(
 ) -> None:
     """Let a run answer, as it writes."""
     from peftctl import console
-    from peftctl.example import Turn
 
     sides = _sides(on)
     if plain and system is not None:
@@ -89,14 +90,10 @@ def generate(
             raise UsageError(f"{flag}: has no effect at --temperature 0, which takes the likeliest token")
     asked = _prompt(prompt)
     loaded = _load(run, base)
-    from peftctl.generate import Sampling, encode_prompt
+    from peftctl.generate import Sampling
     from peftctl.generate import generate as write
 
-    loaded.check_writes()
-    if not plain and not loaded.tokenizer.chat_template:
-        raise UsageError("the model has no chat template", "--plain continues the text itself")
-    turns = [Turn("system", system or ""), Turn("user", asked)][system is None :]
-    ids = encode_prompt(asked if plain else turns, loaded.tokenizer)
+    ids = _ids(loaded, asked, system, plain=plain)
     if (room := loaded.room(ids)) < max_new_tokens:
         console.note(f"note: at most {room} tokens fit behind this prompt")
     sampling = Sampling(min(max_new_tokens, room), temperature, 1.0 if top_p is None else top_p, seed or 0)
@@ -133,6 +130,22 @@ def export(
         console.say(f"{out}: {to}, verified: {manifest['verified']}")
 
 
+def _ids(loaded: Any, asked: str, system: str | None, *, plain: bool) -> list[int]:
+    """The ids of what is asked. Raises UsageError where the run's model cannot be asked so."""
+    from peftctl.example import Turn
+
+    loaded.check_writes()
+    chats = loaded.collate.task.chats
+    for flag, given in (("--system", system is not None), ("--plain", plain)):
+        if given and not chats:
+            raise UsageError(f"{flag}: has no effect on {loaded.collate.task.name}, which takes a text as it is")
+    if chats and not plain and not loaded.tokenizer.chat_template:
+        raise UsageError("the model has no chat template", "--plain continues the text itself")
+    turns = [Turn("system", system or ""), Turn("user", asked)][system is None :]
+    ids: list[int] = loaded.ids(asked if plain or not chats else turns)
+    return ids
+
+
 def _prompt(given: str | None) -> str:
     """The prompt given, or standard input. Raises UsageError where there is none, or it is no text."""
     asked = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if given is None else given
@@ -166,6 +179,11 @@ def _measured_table(measured: dict[str, dict[str, Any]]) -> tuple[list[str], lis
     """A row for each side, and one for always giving the majority's answer where there are choices."""
     from peftctl.console import figure
 
+    # What is written is scored beside what is read, under names of its own.
+    measured = {
+        side: {**metrics, **{f"written {name}": value for name, value in metrics.get("written", {}).items()}}
+        for side, metrics in measured.items()
+    }
     first = next(iter(measured.values()))
     plain = [key for key, value in first.items() if isinstance(value, float | None)]
     by_choice = "likeliest" in first

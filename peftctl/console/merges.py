@@ -25,6 +25,8 @@ def show(out: Path, manifest: Mapping[str, Any]) -> None:
     if found["compared"] == "logits":
         line = f"logits:  as base and adapter to {found['relative_difference']:.2g}"
         line += f" (allowed: {found['tolerance']:.2g})" if found["judged"] else ""
-        say(f"{line}, KL {figure(found['kl'])}, likeliest token the same at {100 * found['top1']:.4g} % of positions")
+        if "kl" in found:
+            line += f", KL {figure(found['kl'])}, the likeliest is the same at {100 * found['top1']:.4g} % of positions"
+        say(line)
         if "loss_merged" in found:
             say(f"held out: loss {found['loss_merged']:.4f}, of base and adapter {found['loss_of_adapter']:.4f}")

@@ -43,7 +43,8 @@ def show(found: Preview, *, plain: bool) -> None:
 def _row(shown: Shown, *, plain: bool) -> None:
     learned = sum(token.weight != 0 for token in shown.tokens)
     part = f", {shown.part}" if shown.part else ""
-    say(f"{shown.place}{part}: {len(shown.tokens)} tokens, {learned} of them learned")
+    what = visible(shown.learned) or f"{learned} of them learned"
+    say(f"{shown.place}{part}: {len(shown.tokens)} tokens, {what}")
     if shown.cut_before:
         say(f"[{shown.cut_before} tokens cut away here]")
     if plain:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from peftctl.data.batches import micro_batches
@@ -30,7 +30,7 @@ class Collator:
         Only arrays: on a CPU this runs in a thread beside the training's, and torch's operators would bring up
         threads of their own there, beside which those that multiply matrices are put to sleep between two products.
         """
-        batch = self.task.collate(rows, self.layout)
+        batch = self.task.collate(rows, replace(self.layout, tokens=self.tokens))
         if self.device.type != "cuda":
             return batch
         import torch
@@ -47,8 +47,10 @@ class Collator:
         moved: Batch = send_to_device(tensors({**batch, "head": None}), self.device, non_blocking=True)
         return {**moved, "head": head}
 
-    def groups(self, rows: Sequence[Encoded]) -> list[list[int]]:
-        """The micro-batches of ``rows``, as lists of indices."""
+    def groups(self, rows: Sequence[Encoded], *, split: bool = True) -> list[list[int]]:
+        """The micro-batches of ``rows``, as lists of indices; all of them in one where they must not be ``split``."""
+        if not split:
+            return [list(range(len(rows)))]
         return micro_batches([len(row) for row in rows], self.tokens, packed=self.layout.packed)
 
 

@@ -72,22 +72,28 @@ def open_rows(recipe: Recipe, note: Note, *, weights: bool = True) -> Opened:
     recipe = resolve.resolve_model(recipe, name=base.name, commit=base.commit, max_length=longest)
     data = recipe.data
     template.choose(tokenizer, data.template, base.name)
-    encoding = Encoding(task_of(recipe.task), tokenizer, longest, data.learn, data.overlong)
+    task = task_of(recipe.task)
+    if reason := task.unfit(config, tokenizer):
+        raise UsageError(f"model.name: {base.name} cannot be trained for {task.name}: {reason}")
+    encoding = Encoding(task, tokenizer, longest, data.learn, data.overlong or task.overlong)
     return Opened(recipe, base, config, encoding, sides)
 
 
 def _decided(recipe: Recipe, sides: Sides | None, note: Note) -> tuple[Recipe, Sides | None]:
-    """The recipe with what its training rows decide of the task, where that is left open."""
+    """The recipe with what its training rows decide of the task, where that is left open. ``note`` hears what is odd
+    about rows that were read."""
     task = TASKS[recipe.task.name]
-    if all(getattr(recipe.task, name) is not None for name in task.uses):
-        return recipe, sides
-    if recipe.data.streaming:
-        wanted = ", ".join(f"task.{name}" for name in task.uses)
+    asked = [f"task.{name}" for name in task.asks_rows if getattr(recipe.task, name) is None]
+    if asked and recipe.data.streaming:
+        wanted = ", ".join(asked)
         raise UsageError(f"data.streaming: a stream does not say what {task.name} needs to know: set {wanted}")
-    sides = sides or sources.read(recipe, note)
-    examples = [sourced.example for sourced in sides[0].examples]
-    recipe = recipe.with_settings("task", "from the rows", **task.decide(recipe.task, examples))
-    for odd in task_of(recipe.task).check(examples):
+    if asked and not sides:
+        sides = sources.read(recipe, note)
+    examples = [sourced.example for sourced in sides[0].examples] if sides else []
+    if any(getattr(recipe.task, name) is None for name in task.uses):
+        origin = "from the rows" if asked else "default"
+        recipe = recipe.with_settings("task", origin, **task.decide(recipe.task, examples))
+    for odd in task_of(recipe.task).check(examples) if sides else ():
         note(odd)
     return recipe, sides
 

@@ -41,18 +41,20 @@ class Token:
 
 @dataclass(frozen=True)
 class Shown:
-    """A row: where it came from, its tokens, and what was cut away before and after them."""
+    """A row: where it came from, its tokens, what was cut away before and after them, and what is ``learned`` of it,
+    in words, where that is something else than tokens."""
 
     place: str
     part: str
     tokens: Sequence[Token]
     cut_before: int = 0
     cut_after: int = 0
+    learned: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         tokens = [{"text": token.text, "id": token.id, "weight": token.weight} for token in self.tokens]
         cuts = {"cut_before": self.cut_before, "cut_after": self.cut_after}
-        return {"place": self.place, "part": self.part, **cuts, "tokens": tokens}
+        return {"place": self.place, "part": self.part, **cuts, "learned": self.learned, "tokens": tokens}
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ def _parts(sourced: Sourced, encoding: Encoding) -> Iterator[Shown]:
         lost = len(row) - len(part) if encoding.overlong != "split" else 0
         before = lost if encoding.overlong == "truncate_start" else 0
         label = f"row {number} of {len(kept)}" if len(kept) > 1 else ""
-        yield Shown(str(sourced.place), label, tokens(part, encoding.tokenizer), before, lost - before)
+        learned = encoding.task.learned(part, encoding.tokenizer)
+        yield Shown(str(sourced.place), label, tokens(part, encoding.tokenizer), before, lost - before, learned)
 
 
 def tokens(row: Encoded, tokenizer: Any) -> list[Token]:
@@ -222,7 +225,9 @@ def _keys(stored: Stored) -> list[bytes]:
 
 
 def _questions(stored: Stored) -> list[bytes]:
-    """What comes before the first learned token of each row."""
+    """What comes before the first learned token of each row; all of it where no tokens are learned."""
+    if stored.labels:
+        return _keys(stored)
     answers = _answers(stored)
     first = answers[np.searchsorted(answers[:, 0], stored.bounds[:-1]), 0]
     return [stored.ids[a:b].tobytes() for a, b in zip(stored.bounds[:-1], first, strict=True)]
@@ -248,7 +253,7 @@ def _warnings(made: Preview, encoding: Encoding) -> Iterator[str]:
     for name, side in made.sides.items():
         for warning in _of_side(side, made.recipe.data.max_length):
             yield f"{name}: {warning}"
-    if _ends(encoding) is None:
+    if encoding.task.generates and _ends(encoding) is None:
         yield "no end of turn is learned: neither template nor tokenizer has a token for it"
 
 

@@ -13,6 +13,9 @@ from peftctl.data.collate import Collator
 from peftctl.data.encode import Rows
 from peftctl.evaluation import choices as by_choice
 from peftctl.evaluation.loss import evaluate, summarise
+from peftctl.evaluation.written import Writing
+from peftctl.example import Example
+from peftctl.recipe.schema import EvalSettings
 from peftctl.tasks import KEPT
 
 
@@ -24,11 +27,18 @@ class Measurement:
     collate: Collator
     max_length: int
     choices: Sequence[str] = ()
+    writing: Writing | None = None
 
     def check(self) -> None:
         """Raises DataError where the rows cannot be measured so, before anything is trained."""
+        if self.writing:
+            self.writing.check(self._examples, self.collate)
         if self.choices:
             self._asked  # noqa: B018 - made once, kept
+
+    def written(self, model: Any) -> dict[str, Any]:
+        """The figures of what the model writes, where that is wanted. Not with the fast paths, which are for rows."""
+        return {"written": self.writing(model, self._examples, self.collate)} if self.writing else {}
 
     def __call__(self, model: Any) -> dict[str, Any]:
         """The task's metrics, None where not finite, and with choices the figures of the likeliest one."""
@@ -60,11 +70,27 @@ class Measurement:
     def _asked(self) -> list[by_choice.Question]:
         return by_choice.questions(self.rows.sources, self.choices, self.collate, self.max_length)
 
+    def _of_each(self) -> list[Example]:
+        """What each of the rows is of."""
+        examples = self.rows.read_again()
+        return [examples[number].example for number in self.rows.of]
+
+    @cached_property
+    def _examples(self) -> list[Example]:
+        return [sourced.example for sourced in self.rows.sources]
+
     def _plain(self, of_rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         task = self.collate.task
         metrics = dict(summarise(task, of_rows))
         if of_rows and KEPT in of_rows[0]:
-            metrics |= task.judge([row[KEPT] for row in of_rows], self.rows.encoded)
+            metrics |= task.judge([row[KEPT] for row in of_rows], self.rows.encoded, self._of_each)
         return {
             key: value if not isinstance(value, float) or isfinite(value) else None for key, value in metrics.items()
         }
+
+
+def measured(settings: EvalSettings, rows: Rows, collate: Collator, max_length: int) -> Measurement:
+    """The held-out rows as the recipe's section ``eval`` has them measured."""
+    wanted = settings.generate
+    writing = Writing(wanted.max_new_tokens, wanted.limit) if wanted else None
+    return Measurement(rows, collate, max_length, settings.choices or (), writing)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from peftctl.formats import instruction, labelled, messages, pairs, preference, prompt_completion, tagged, text, triples
+from peftctl.formats import (
+    instruction,
+    labelled,
+    messages,
+    pairs,
+    preference,
+    prompt_completion,
+    squad,
+    tagged,
+    text,
+    triples,
+)
 from peftctl.formats.contract import Format
 
 FORMATS: dict[str, Format] = {
@@ -17,6 +28,7 @@ FORMATS: dict[str, Format] = {
         triples.FORMAT,
         labelled.FORMAT,
         tagged.FORMAT,
+        squad.FORMAT,
     )
 }
 

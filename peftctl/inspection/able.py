@@ -35,9 +35,11 @@ def merges(config: AdapterConfig, found: Sequence[Problem], known: Published | N
     if seen is not None and seen["merges"] != "yes":
         return Able(False, seen["merges"])
     # An adapter that names no task is taken for one of text generation.
-    task, tasks = config.word("task_type") or "CAUSAL_LM", [each.peft_type for each in TASKS.values()]
+    task, tasks = config.word("task_type") or "CAUSAL_LM", {each.peft_type: each for each in TASKS.values()}
     if task not in tasks:
         return Able(False, f"it is for {task}, and models are merged for {', '.join(tasks)}")
+    if "labels" in tasks[task].uses and not (known and known.run):
+        return Able(False, f"it is for {task}, and does not say its labels: its run does")
     if broken := problems.broken(found):
         return Able(False, broken)
     if known and known.differing:

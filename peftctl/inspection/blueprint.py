@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftctl.errors import UsageError
-from peftctl.model.load import auto_class
+from peftctl.model.load import auto_class, misnamed
 from peftctl.nearest import nearest
 from peftctl.tasks import TASKS, Task
 
@@ -102,7 +102,7 @@ def _learns(task: Task, made: Any, config: Any) -> bool:
     from transformers import AutoModelForMaskedLM
 
     if not task.causal:
-        return True
+        return not misnamed(made, config)
     if _class_for(AutoModelForMaskedLM, type(config)) is None:
         return config.model_type not in SEES_ALL
     try:

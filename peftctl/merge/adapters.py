@@ -16,6 +16,7 @@ from peftctl.inspection.keys import some
 from peftctl.merge.pages import let_go_of
 from peftctl.merge.source import CONFIG, WEIGHTS, Part, Source
 from peftctl.merge.weights import Weights
+from peftctl.model import types
 
 PREFIX = "base_model.model."
 MERGED = "merged"
@@ -89,6 +90,7 @@ def _put(model: Any, source: Source, combine: Combine, given: Mapping[str, str],
         # PEFT's ways of refusing a model, and what it stumbles over in a config that nobody checked
         told = str(error).strip().split("\n")
         raise UsageError(f"{first.folder} does not fit {source.base.name}: {' '.join(told[:2])}") from error
+    types.hand_on(peft_model)
     if not getattr(peft_model, "selected", ()):
         for name, part in zip(["default", *(f"part{n}" for n, _ in enumerate(others, start=1))], source.parts,
                               strict=True):  # fmt: skip

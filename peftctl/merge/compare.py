@@ -5,23 +5,27 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from peftctl.data.collate import Collator, plain_layout
 from peftctl.data.sources import Sourced
 from peftctl.errors import PeftctlError, VerificationError
+from peftctl.evaluation.loss import evaluate, summarise
 from peftctl.fast import equal
 from peftctl.merge import adapters, memory
 from peftctl.merge.adapters import Combine
 from peftctl.merge.source import WEIGHTS, Source
 from peftctl.merge.weights import Weights
 from peftctl.model import identity, load
+from peftctl.model.adapter import outputs
 from peftctl.tasks import Task
-from peftctl.text.tokens import prompt_ids
+from peftctl.text.tokens import Encoded
 
 LONGEST, ROWS = 512, 16  # tokens of a row, and rows
+LOOKED_INTO = 4  # rows of which logits are compared, beside the loss
 MOST = 32  # positions of a row that are compared: logits are wide
 SHARE = 0.5  # of the memory that is free, for the one model that is in it at a time
 PROMPTS = (
@@ -32,14 +36,6 @@ PROMPTS = (
     "Der Zug nach Lübeck fährt heute von Gleis",
     "1. Wash the rice until the water runs clear.\n2.",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Text:
-    """Ids of one row, and the positions whose logits are compared; of a model that has a task's head all of them."""
-
-    ids: Sequence[int]
-    at: Sequence[int]
 
 
 def fits(source: Source) -> bool:
@@ -54,43 +50,44 @@ def models(
 ) -> dict[str, float]:
     """How far the merged model in ``folder``, of ``dtype``, is from base and adapter as trained: the largest difference
     of logits and its share of their norm, the mean divergence (KL, nats), the share of positions with the same
-    likeliest token, and both losses on held-out rows where the run has some.
+    likeliest token or class, and both losses on held-out rows where the run has some.
 
     Raises VerificationError where, ``judged``, they differ by more than rounding explains.
     """
     import torch
 
-    tokenizer = load.load_tokenizer(replace(source.base, folder=folder), source.model)
-    task = source.task
-    whole = [tokenizer(each)["input_ids"] if task.head else prompt_ids(each, tokenizer, whole=True) for each in PROMPTS]
-    prompts = [ids[:MOST] for ids in whole]
-    texts = [Text(ids, range(len(ids))) for ids in prompts if ids]
+    tokenizer, task = load.load_tokenizer(replace(source.base, folder=folder), source.model), source.task
     rows = _held_out(source, tokenizer, note)
+    texts = [*_prompts(task, tokenizer), *rows[:LOOKED_INTO]]
+    collate = Collator(task, tokenizer, plain_layout(tokenizer), 0, torch.device("cpu"))
     quantised = source.model.quantization is not None
     # Products in float32, so that nothing but the rounding of weights comes between the two.
     products = source.model.dtype if quantised else "float32"
     with tempfile.TemporaryDirectory() as scratch:
         base = load.load_model(source.base, source.model, source.task, products)
         trained = adapters.put(base, source, combine, _give(base, source), Path(scratch))
-        before = [_logits(task, trained, text) for text in (*texts, *rows)]
+        before, loss = [_outputs(trained, row, collate) for row in texts], _loss(trained, rows, collate)
         layers = trained.config.get_text_config().num_hidden_layers
         del base, trained
     gc.collect()
     plain = source.model.model_copy(update={"quantization": None})
     merged = load.load_model(replace(source.base, folder=folder), plain, source.task, products)
-    after = [_logits(task, merged, text) for text in (*texts, *rows)]
+    after, loss_merged = [_outputs(merged, row, collate) for row in texts], _loss(merged, rows, collate)
     del merged
     gc.collect()
     one, two = torch.cat(before).float(), torch.cat(after).float()
     found = {
         "max_difference": float((one - two).abs().max()),
         "relative_difference": float((one.double() - two.double()).norm() / one.double().norm()),
-        "kl": max(0.0, float((one.softmax(-1) * (one.log_softmax(-1) - two.log_softmax(-1))).sum(-1).mean())),
-        "top1": float((one.argmax(-1) == two.argmax(-1)).float().mean()),
-    }  # fmt: skip
-    if rows and not task.head:
-        found["loss_of_adapter"] = _loss(before[len(texts) :], rows)
-        found["loss_merged"] = _loss(after[len(texts) :], rows)
+    }
+    if task.classes:
+        divergence = (one.softmax(-1) * (one.log_softmax(-1) - two.log_softmax(-1))).sum(-1)
+        found |= {
+            "kl": max(0.0, float(divergence.mean())),
+            "top1": float((one.argmax(-1) == two.argmax(-1)).float().mean()),
+        }
+    if loss is not None and loss_merged is not None:
+        found |= {"loss_of_adapter": loss, "loss_merged": loss_merged}
     widest = max((getattr(torch, each) for each in (dtype, products)), key=equal.tolerance)
     found["tolerance"] = layers**0.5 * equal.tolerance(widest)
     if judged and not found["relative_difference"] <= found["tolerance"]:
@@ -116,7 +113,7 @@ def _give(model: Any, source: Source) -> dict[str, str]:
     return given
 
 
-def _held_out(source: Source, tokenizer: Any, note: Callable[[str], None]) -> list[Text]:
+def _held_out(source: Source, tokenizer: Any, note: Callable[[str], None]) -> list[Encoded]:
     """Some of the rows that the run held out; none where it held out none, or they are not what they were."""
     from peftctl.data import sources
     from peftctl.data.encode import Encoding, encode
@@ -132,40 +129,36 @@ def _held_out(source: Source, tokenizer: Any, note: Callable[[str], None]) -> li
         return []
     if not examples:
         return []
-    encoding = Encoding(source.task, tokenizer, recipe.data.max_length or LONGEST, recipe.data.learn)
+    longest = min(recipe.data.max_length or LONGEST, LONGEST)
+    encoding = Encoding(source.task, tokenizer, longest, recipe.data.learn, _cutting(source.task))
     counted = replace(sources.tally(recipe.data), read=len(examples))
     encoded = encode(sources.Side(examples, counted), encoding, "held-out").encoded
-    rows = [encoded[number] for number in range(len(encoded))]
-    texts = []
-    for row in rows:
-        if source.task.head:
-            texts.append(Text(row.ids[:LONGEST], ()))
-            continue
-        learned = [at for at in range(min(len(row), LONGEST) - 1) if row.weights[at + 1]][:MOST]
-        if learned:
-            texts.append(Text(row.ids[: learned[-1] + 2], learned))
-    return texts
+    return [encoded[number] for number in range(len(encoded))]
 
 
-def _logits(task: Task, model: Any, text: Text) -> Any:
-    """[positions compared, vocabulary or labels], float32."""
-    import torch
-
-    ids = torch.tensor([list(text.ids)])
-    with torch.no_grad():
-        if task.head:
-            outputs = task.outputs(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-            return outputs.reshape(-1, outputs.shape[-1])
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
-    return logits[list(text.at)].float()
+def _prompts(task: Task, tokenizer: Any) -> list[Encoded]:
+    """Rows with a few texts in them, their first ``MOST`` tokens."""
+    rows = []
+    for made in task.encode([task.probe(text) for text in PROMPTS], tokenizer):
+        if isinstance(made, list):
+            rows += [part for row in made for part in task.fit(row, MOST, _cutting(task), tokenizer)[:1]]
+    return rows
 
 
-def _loss(logits: Sequence[Any], rows: Sequence[Text]) -> float:
-    """The mean loss of the tokens that follow the positions."""
-    import torch
+def _cutting(task: Task) -> str:
+    """A way to deal with long rows that leaves something of them."""
+    return next(way for way in ("truncate_end", "split") if way in task.ways)
 
-    total = 0.0
-    for each, row in zip(logits, rows, strict=True):
-        targets = torch.tensor([row.ids[at + 1] for at in row.at])
-        total += float(torch.nn.functional.cross_entropy(each, targets, reduction="sum"))
-    return total / sum(len(row.at) for row in rows)
+
+def _outputs(model: Any, row: Encoded, collate: Collator) -> Any:
+    """What the model says of a row, [positions, width], float32; of a long text the last ones of what is learned."""
+    said = outputs(collate.task, model, collate([row])["inputs"])
+    return said.reshape(-1, said.shape[-1])[-MOST:]
+
+
+def _loss(model: Any, rows: Sequence[Encoded], collate: Collator) -> float | None:
+    """The task's loss on ``rows``; None where there are none, or it is not one of single rows."""
+    if not rows:
+        return None
+    collate = replace(collate, tokens=LONGEST)
+    return summarise(collate.task, evaluate(model, rows, collate)).get("loss")

@@ -119,7 +119,7 @@ def card(source: Source, facts: Mapping[str, Any], folder: Path) -> None:
         lines += [f"- layers compute what base and adapter do, to {facts['worst_difference']:.2g}"]
     if "kl" in facts:
         lines += [
-            f"- logits: divergence (KL) {facts['kl']:.3g}, likeliest token the same at {100 * facts['top1']:.4g} %"
+            f"- logits: divergence (KL) {facts['kl']:.3g}, the likeliest is the same at {100 * facts['top1']:.4g} %"
         ]
     write_text(folder / "README.md", "\n".join(lines) + "\n")
 

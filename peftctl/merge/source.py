@@ -162,6 +162,17 @@ def _bits(source: Source) -> str:
     return f"{kept.bits} bits" if kept else "none"
 
 
+def _task(folder: Path, task_type: Any) -> Task:
+    """The task of an adapter that is no run's. Raises UsageError where its model cannot be made without the run."""
+    task = next((task for task in TASKS.values() if task.peft_type == task_type), None)
+    if task is None:
+        allowed = ", ".join(task.peft_type for task in TASKS.values())
+        raise UsageError(f"{folder}: made for the task {task_type}; allowed: {allowed}")
+    if "labels" in task.uses:
+        raise UsageError(f"{folder}: made for the task {task_type}, and does not say its labels", "name its run")
+    return task
+
+
 def _of_adapter(folder: Path, base: Path | None, note: Callable[[str], None], *, force: bool) -> Source:
     config = _read(folder / CONFIG)
     if not (folder / WEIGHTS).exists():
@@ -171,10 +182,7 @@ def _of_adapter(folder: Path, base: Path | None, note: Callable[[str], None], *,
     if method is None or not peft_type:
         raise UsageError(f"{folder}: its peft_type is {peft_type!r}, which the installed peft does not have")
     _check_merges(folder, method)
-    task = next((task for task in TASKS.values() if task.peft_type == task_type), None)
-    if task is None:
-        allowed = ", ".join(task.peft_type for task in TASKS.values())
-        raise UsageError(f"{folder}: made for the task {task_type}; allowed: {allowed}")
+    task = _task(folder, task_type)
     said = config.get("base_model_name_or_path") or ""
     if not isinstance(said, str):
         raise UsageError(f"{folder / CONFIG}: base_model_name_or_path is no text (found {said!r})")

@@ -37,26 +37,31 @@ def default(declared: FieldInfo) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-COLUMNS = ("families", "4 bit", "8 bit", "bfloat16", "checkpointing", "packing", "merges")
+COLUMNS = ("families", "tasks", "4 bit", "8 bit", "bfloat16", "checkpointing", "packing", "merges")
 YES = "yes"
 
 
 def row(able: Mapping[str, Any]) -> list[str]:
     """What a method was seen to do, by the table of capabilities, in a word for each of ``COLUMNS``."""
-    families: Mapping[str, str] = able["families"]
-    works = [family for family, said in families.items() if said == YES]
-    if len(works) == len(families):
-        on = "all"
-    elif 2 * len(works) > len(families):
-        on = "all but " + ", ".join(family for family in families if family not in works)
-    else:
-        on = ", ".join(works) or "none"
-    return [on, *("yes" if said == YES else "no" for what, said in cells(able) if what not in families)]
+    families, tasks = able["families"], able["tasks"]
+    others = [said for what, said in cells(able) if what not in families and what not in tasks]
+    return [_named(families), _named(tasks), *("yes" if said == YES else "no" for said in others)]
+
+
+def _named(tried: Mapping[str, str]) -> str:
+    """Those of ``tried`` that worked, in few words."""
+    works = [name for name, said in tried.items() if said == YES]
+    if len(works) == len(tried):
+        return "all"
+    if 2 * len(works) > len(tried):
+        return "all but " + ", ".join(name for name in tried if name not in works)
+    return ", ".join(works) or "none"
 
 
 def cells(able: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Everything that a method was tried on, and "yes" or why not."""
     yield from able["families"].items()
+    yield from able["tasks"].items()
     for bits, said in able["quantization"].items():
         yield f"{bits} bit", said
     for what in ("bfloat16", "checkpointing", "packing", "merges"):

@@ -92,6 +92,7 @@ class PTuning(PeftMethod):
         return {
             "encoder_reparameterization_type": settings.network.upper(),
             "encoder_num_layers": settings.layers or LAYERS,
+            "num_transformer_submodules": 1,  # see prompt_tuning
         }
 
     def parameters(self, settings: PTuningSettings, anatomy: Anatomy) -> int:

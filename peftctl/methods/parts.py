@@ -13,8 +13,12 @@ def left_alone(model: Any) -> tuple[str, ...]:
     alone. None in a model of text.
 
     By the model's own account: all but its text decoder, embeddings and head; in the decoder what holds a model of
-    another kind; and the layers that attend to images alone.
+    another kind; and the layers that attend to images alone. And what the task has no use for.
     """
+    return (*getattr(model, UNUSED, ()), *_never_reached(model))
+
+
+def _never_reached(model: Any) -> tuple[str, ...]:
     modalities = getattr(model, "input_modalities", "text")
     if modalities == "text" or set(modalities) <= {"text"}:
         return ()
@@ -29,6 +33,8 @@ def left_alone(model: Any) -> tuple[str, ...]:
     return (*_beside(model, "", reached), *_foreign(decoder, start), *_for_images(decoder, start))
 
 
+# Where loading notes the modules that a task has no use for.
+UNUSED = "_peftctl_unused"
 # Where loading notes the modules of a model's head that are trained whole, beside whatever the method trains.
 HEADS = "_peftctl_heads"
 
@@ -40,19 +46,36 @@ def heads(model: Any) -> tuple[str, ...]:
     return found
 
 
+def mark_unused(model: Any, names: Collection[str]) -> None:
+    """Note that those of the model's children that are called so take no part in what the task asks it."""
+    setattr(model, UNUSED, tuple(name for name, _ in model.named_children() if name in names))
+
+
 def mark_heads(model: Any, new: Collection[str] = ()) -> None:
     """Note what ``heads`` will say: the modules beside the body of the model, and those in it whose parameters, all of
     them, are ``new``: the outermost alone."""
-    body = model.base_model_prefix
-    beside = [
-        name for name, module in model.named_children() if name != body and next(module.parameters(), None) is not None
-    ]
+    beside = [name for name, module in _beside_body(model) if next(module.parameters(), None) is not None]
     made: list[str] = []
     for name, module in model.named_modules():
         inside = [f"{name}.{each}" for each, _ in module.named_parameters()]
         if name and inside and set(inside) <= set(new) and not any(within(name, other) for other in (*beside, *made)):
             made.append(name)
     setattr(model, HEADS, (*beside, *made))
+
+
+def _beside_body(model: Any) -> list[tuple[str, Any]]:
+    """The model's children but the one that reads; where that is none of its own, but those that read."""
+    from transformers import PreTrainedModel
+
+    children, body = list(model.named_children()), model.base_model_prefix
+    if body in dict(children):
+        return [(name, module) for name, module in children if name != body]
+    embeddings = model.get_input_embeddings()
+    return [
+        (name, module)
+        for name, module in children
+        if not isinstance(module, PreTrainedModel) and module is not embeddings
+    ]
 
 
 def head_shapes(model: Any) -> dict[str, tuple[int, ...]]:

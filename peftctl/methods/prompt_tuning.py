@@ -63,7 +63,8 @@ class PromptTuning(PeftMethod):
     def config(
         self, model: Any, settings: PromptTuningSettings, targets: Sequence[str], facts: DataFacts
     ) -> Mapping[str, Any]:
-        fields: dict[str, Any] = {"prompt_tuning_init": INITS[settings.init]}
+        # Where a model reads and writes, PEFT makes vectors for both, and uses those for reading alone.
+        fields: dict[str, Any] = {"prompt_tuning_init": INITS[settings.init], "num_transformer_submodules": 1}
         if settings.text is not None:
             start_text.ids(model, settings.text, settings.tokens)  # PEFT would cut what does not fit
             fields |= {"prompt_tuning_init_text": settings.text, "tokenizer_name_or_path": model.config._name_or_path}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from peftctl.atomic import write_text
 from peftctl.errors import VerificationError
 from peftctl.methods import BaseName, Method, MethodSettings
-from peftctl.model import attach, quantize
+from peftctl.model import attach, quantize, types
 from peftctl.model.load import auto_class
 from peftctl.model.locate import Base
 from peftctl.recipe.schema import ModelSettings
@@ -40,7 +40,8 @@ def save(  # noqa: PLR0913 - what a folder is made of
     auto: str = auto_class(task, model.get_base_model().config).__name__
     write_text(
         folder / "README.md",
-        _card(base, method.artifact, loads_with(method, settings, folder), auto, task.arguments, loaded),
+        _card(base, method.artifact, loads_with(method, settings, folder), auto, task.arguments, loaded)
+        + (f"\n{note}" if (note := types.note(model)) else ""),
     )
 
 
@@ -154,7 +155,9 @@ Plain peft cannot load it. `peftctl.load("path/to/the/run")` does, in Python, an
 """
 
 
-def _card(base: Base, artifact: str, loads_with: str, auto: str, told: str, loaded: ModelSettings | None = None) -> str:
+def _card(
+    base: Base, artifact: str, loads_with: str, auto: str, told: str = "", loaded: ModelSettings | None = None
+) -> str:
     """What the folder is. ``auto`` is the transformers class that loads the base, ``told`` what it is told beside."""
     at = f", revision {base.commit}" if base.commit else ""
     named = f"{base.source.name} (as a plain folder: {base.name})" if base.source else base.name

@@ -11,6 +11,7 @@ from typing import Any
 from peftctl.errors import UsageError, VerificationError
 from peftctl.methods import METHODS, Anatomy, DataFacts, Method, MethodSettings
 from peftctl.methods.parts import head_shapes, heads
+from peftctl.model import types
 from peftctl.tables import table
 
 MIXED = "peftctl_mixed"
@@ -43,6 +44,7 @@ def attach(
             _able(getattr(model.config, "model_type", "")),
         ) from error
     train_heads(peft_model, heads(model))
+    types.hand_on(peft_model)
     changed = set(getattr(peft_model, "targeted_module_names", ()))  # a method without targets has none
     beside = {name for name in changed if any(key.startswith(f"{name}.") for key in anatomy.beside)}
     if odd := sorted((changed ^ set(targets)) - beside):
@@ -87,6 +89,7 @@ def load(model: Any, method: Method, settings: MethodSettings, folder: Path) -> 
     """``model``, a base as it comes, with what the method saved in ``folder``."""
     dtype, whole = model.dtype, heads(model)
     peft_model = method.load(model, settings, folder)
+    types.hand_on(peft_model)
     if (folder / HEADS).exists():
         _fill_heads(peft_model.get_base_model(), folder / HEADS)
     if method.trains_own_layers(settings) or whole:

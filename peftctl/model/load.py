@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peftctl.errors import MachineError, UsageError
-from peftctl.methods.parts import left_alone, mark_heads
+from peftctl.methods.parts import left_alone, mark_heads, mark_unused
 from peftctl.model import prequantized, quantize, whole
 from peftctl.model.locate import Base
 from peftctl.recipe.schema import ModelSettings
@@ -47,11 +47,32 @@ def auto_class(task: Task, config: Any) -> Any:
     """
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
-    own = task.model_class()
+    own = task.model_class(config)
     able = type(config) in own._model_mapping or own.__name__ in (getattr(config, "auto_map", None) or {})
     if able or own is not AutoModelForCausalLM or config.is_encoder_decoder:
         return own
     return AutoModelForMultimodalLM if type(config) in AutoModelForMultimodalLM._model_mapping else own
+
+
+def has_class(task: Task, config: Any) -> bool:
+    """Whether there is a class that builds the task's model of ``config``."""
+    own = auto_class(task, config)
+    return type(config) in own._model_mapping or own.__name__ in (getattr(config, "auto_map", None) or {})
+
+
+def misnamed(made: Any, config: Any) -> str:
+    """Why the class ``made`` would find none of its weights in a checkpoint of its family; "" where it does: some
+    classes look for them under another name than those that write checkpoints have."""
+    from transformers import AutoModelForCausalLM
+
+    usual = getattr(AutoModelForCausalLM._model_mapping.get(type(config), None), "base_model_prefix", "")
+    own = made.base_model_prefix
+    if not (usual and own) or usual == own or made.__name__ in (getattr(config, "architectures", None) or ()):
+        return ""
+    return (
+        f"has its weights under {usual!r}, and transformers' {made.__name__} looks for them under {own!r}: it would be "
+        "random numbers"
+    )
 
 
 def load_model(
@@ -98,12 +119,14 @@ def load_model(
     if alone:
         note(f"{base.name}: its text model alone is loaded, a {type(model).__name__}, and nothing else of it")
     _tell(base, model, note)
+    mark_unused(model, task.unused)
     return model.eval()
 
 
 def may_be_new(model: Any, task: Task) -> Callable[[str], bool]:
-    """Which tensors a checkpoint may lack: for a task with a head what is in no layer, of which there are several."""
-    return lambda name: task.head and not re.search(r"\.\d+\.", name)
+    """Which tensors a checkpoint may lack: what the task has no use for, and for one with a head what is in no layer,
+    of which there are several."""
+    return lambda name: name.split(".")[0] in task.unused or (task.head and not re.search(r"\.\d+\.", name))
 
 
 def _tell(base: Base, model: Any, note: Callable[[str], None]) -> None:

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from peftctl.errors import MachineError, PeftctlError, UsageError
 from peftctl.methods import METHODS, DataFacts, Method, MethodSettings
 from peftctl.methods.parts import head_shapes, heads
-from peftctl.model import attach, causal, skeleton, targets
+from peftctl.model import attach, causal, load, skeleton, targets
 from peftctl.model.skeleton import Skeleton
 from peftctl.tables import table
-from peftctl.tasks import Task
+from peftctl.tasks import TASKS, Task
 
 Said = Literal["attaches", "trains nothing", "cannot attach", "not verified"]
 ATTACHES: Said = "attaches"
@@ -66,8 +66,14 @@ def check(
     trains nothing there, with what does; and where the model takes no rows of text alone, or is none for ``task``.
     """
     seen = table("capabilities")["methods"].get(method.name, {"families": {}})
-    if seen["families"].get(config.model_type) == "yes" and not again:
-        return
+    if task.causal and seen["families"].get(config.model_type) == "yes" and not again:
+        return  # the families were tried with it
+    if not load.has_class(task, config):
+        able = [each.name for each in TASKS.values() if load.has_class(each, config)]
+        raise UsageError(
+            f"model.name: {name} is a {config.model_type}, of which transformers has no class for {task.name}"
+            + (f"; allowed: {', '.join(able)}" if able else "")
+        )
     words = f"{method.name} on {config.model_type}"
     try:
         empty = skeleton.build(config, task)
@@ -79,6 +85,8 @@ def check(
             f"model.name: {name}, a {type(empty.whole).__name__}, takes no rows of text alone: {reason}",
             "name a model of text, or one that takes text without images and sound",
         )
+    if misnamed := load.misnamed(type(empty.whole), config):
+        raise UsageError(f"model.name: {name} {misnamed}", "name a model of another family, an encoder for one")
     causal.check(name, empty.whole, task, task.causal and causal.kind_looks_ahead(config, task))
     targets.of(empty.whole, method, settings)  # what is wrong with the recipe's own words is said in its own words
     verdict = judge(empty, method, settings, task)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftctl.errors import UsageError
-from peftctl.methods.parts import mark_heads
+from peftctl.methods.parts import mark_heads, mark_unused
 from peftctl.model.load import auto_class
 from peftctl.tasks import Task
 
@@ -56,6 +56,7 @@ def empty(config: Any, task: Task) -> Any:
         model = auto_class(task, config).from_config(plain).requires_grad_(False).eval()
     if task.head:
         mark_heads(model)
+    mark_unused(model, task.unused)
     return model
 
 

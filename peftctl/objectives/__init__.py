@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from peftctl.objectives import class_cross_entropy, cross_entropy, multi_label, regression
+from peftctl.objectives import (
+    class_cross_entropy,
+    contrastive,
+    cosine_similarity,
+    cross_entropy,
+    multi_label,
+    regression,
+    seq2seq_cross_entropy,
+    span_cross_entropy,
+)
 from peftctl.objectives.contract import Loss, Objective
 
 OBJECTIVES: dict[str, Objective] = {
@@ -12,6 +21,10 @@ OBJECTIVES: dict[str, Objective] = {
         class_cross_entropy.OBJECTIVE,
         multi_label.OBJECTIVE,
         regression.OBJECTIVE,
+        span_cross_entropy.OBJECTIVE,
+        contrastive.OBJECTIVE,
+        cosine_similarity.OBJECTIVE,
+        seq2seq_cross_entropy.OBJECTIVE,
     )
 }
 

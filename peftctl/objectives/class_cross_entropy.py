@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peftctl.objectives.contract import Loss, of_rows
+from peftctl.objectives.contract import Loss, of_rows, own
 from peftctl.text.tokens import IGNORED
 
 
@@ -23,8 +23,13 @@ class ClassCrossEntropy:
 
     def step(self, model: Any, batch: Mapping[str, Any], *, by_row: bool = False) -> Loss:
         """``labels`` [rows, 1], or [rows, length] with IGNORED where there is none."""
-        logits = model(**batch["inputs"]).logits[:, batch.get("virtual", 0) :].float()
-        return of_rows(self.each(logits, batch), batch, by_row=by_row)
+        losses = self.each(self.logits(model, batch["inputs"]), batch)
+        return of_rows(losses, batch, by_row=by_row, each=(batch["labels"] != IGNORED).sum(1))
+
+    def logits(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """[rows, labels], or [rows, length, labels] where the model says something of every token; float32."""
+        logits = model(**inputs).logits.float()
+        return logits if logits.dim() == 2 else own(logits, inputs)
 
     def each(self, logits: Any, batch: Mapping[str, Any]) -> Any:
         """The sum of each row's losses, [rows]."""

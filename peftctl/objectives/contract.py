@@ -23,9 +23,14 @@ class Loss:
     rows: Any = None
 
 
-def of_rows(losses: Any, batch: Mapping[str, Any], *, by_row: bool) -> Loss:
-    """The loss of a batch from the sum of each row's losses, [rows]."""
-    return Loss(losses.sum(), float(batch["count"]), rows=losses.detach().double() if by_row else None)
+def of_rows(losses: Any, batch: Mapping[str, Any], *, by_row: bool, each: Any = 1) -> Loss:
+    """The loss of a batch from the sums of its rows' losses, [rows], over ``each``, how many there are in a row."""
+    return Loss(losses.sum(), float(batch["count"]), rows=losses.detach().double() / each if by_row else None)
+
+
+def own(values: Any, inputs: Mapping[str, Any]) -> Any:
+    """What a model says of the rows' own tokens, [rows, length, ...]: a method may have put others before them."""
+    return values[:, values.shape[1] - inputs["attention_mask"].shape[1] :]
 
 
 class Objective(Protocol):

@@ -22,7 +22,8 @@ class MultiLabel:
 
     def step(self, model: Any, batch: Mapping[str, Any], *, by_row: bool = False) -> Loss:
         """``labels`` [rows, labels], 0 or 1."""
-        return of_rows(self.each(model(**batch["inputs"]).logits.float(), batch), batch, by_row=by_row)
+        losses = self.each(model(**batch["inputs"]).logits.float(), batch)
+        return of_rows(losses, batch, by_row=by_row, each=batch["labels"].shape[1])
 
     def each(self, logits: Any, batch: Mapping[str, Any]) -> Any:
         """The sum of each row's losses, [rows]."""

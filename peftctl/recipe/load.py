@@ -20,7 +20,8 @@ from peftctl.recipe import nodes, rules
 from peftctl.recipe.compose import MAX_BYTES, SET, compose, merge
 from peftctl.recipe.explain import fault, section_fault, unknown, yaml_hint
 from peftctl.recipe.nodes import Document
-from peftctl.recipe.schema import NEEDED, SECTIONS, Recipe, TaskSettings
+from peftctl.recipe.schema import NEEDED, SECTIONS, Recipe
+from peftctl.recipe.task_settings import TaskSettings
 from peftctl.settings import Settings
 from peftctl.tasks import TASKS
 

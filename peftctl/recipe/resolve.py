@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from peftctl.methods import METHODS
 from peftctl.recipe.origin import origin
 from peftctl.recipe.schema import Recipe
+from peftctl.tasks import TASKS
 
 DEFAULT_EPOCHS = 3.0
 PATH = "made absolute"
@@ -23,6 +24,9 @@ def resolve(recipe: Recipe) -> Recipe:
         recipe = recipe.with_settings("train", "default", epochs=DEFAULT_EPOCHS)
     if train.learning_rate is None:
         recipe = recipe.with_settings("train", f"default for {method.name}", learning_rate=method.learning_rate)
+    if recipe.data.overlong is None:
+        task = TASKS[recipe.task.name]
+        recipe = recipe.with_settings("data", f"default for {task.name}", overlong=task.overlong)
     if train.init_from is not None:
         recipe = recipe.with_settings("train", PATH, init_from=str(recipe.path(train.init_from)))
     paths = {name: getattr(recipe.method, name) for name in type(recipe.method).paths}

@@ -11,7 +11,8 @@ from peftctl.methods import METHODS
 from peftctl.nearest import nearest
 from peftctl.recipe import filters, nodes
 from peftctl.recipe.nodes import Document
-from peftctl.recipe.schema import DataSettings, QuantizationSettings, RowSettings, TaskSettings
+from peftctl.recipe.schema import DataSettings, QuantizationSettings, RowSettings
+from peftctl.recipe.task_settings import TaskSettings
 from peftctl.tasks import TASKS
 
 Rule = Callable[[Document], Iterator[Fault]]
@@ -92,12 +93,33 @@ def _task_has_what_is_said(document: Document) -> Iterator[Fault]:
                 yield Fault(document.place(("task", key)), f"task.{key}", f"has no effect on {name}")
 
 
+def _problem_is_of_the_task(document: Document) -> Iterator[Fault]:
+    section = document.at(("task",))
+    if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+        return
+    task, problem = TASKS.get(section["name"]), section.get("problem")
+    every = {each for other in TASKS.values() for each in other.problems}
+    if task and task.problems and isinstance(problem, str) and problem in every and problem not in task.problems:
+        place, found = document.place(("task", "problem")), f"is none of {task.name}'s"
+        yield Fault(place, "task.problem", found, problem, ", ".join(task.problems))
+
+
+def _overlong_is_of_the_task(document: Document) -> Iterator[Fault]:
+    name = document.at(("task", "name")) if isinstance(document.at(("task",)), dict) else document.at(("task",))
+    way = document.at(("data", "overlong"))
+    task = TASKS.get(name) if isinstance(name, str) else None
+    every = {each for other in TASKS.values() for each in other.ways}
+    if task and isinstance(way, str) and way in every and way not in task.ways:
+        place, allowed = document.place(("data", "overlong")), ", ".join(task.ways)
+        yield Fault(place, "data.overlong", f"cannot be done for {task.name}", way, allowed)
+
+
 def _choices_are_written(document: Document) -> Iterator[Fault]:
     name = document.at(("task", "name")) if isinstance(document.at(("task",)), dict) else document.at(("task",))
-    silent = isinstance(name, str) and name in TASKS and not TASKS[name].generates
+    silent = isinstance(name, str) and name in TASKS and not TASKS[name].causal
     if silent and document.at(("eval", "choices")) is not None:
         place, also = document.place(("eval", "choices")), document.place(("task",))
-        yield Fault(place, "eval.choices", f"has no effect on {name}, which writes no text", also=also)
+        yield Fault(place, "eval.choices", f"has no effect on {name}: it scores answers of causal_lm", also=also)
 
 
 def _best_of_several(document: Document) -> Iterator[Fault]:
@@ -238,6 +260,8 @@ RULES: tuple[Rule, ...] = (
     _eval_before_the_end,
     _rows_are_numbered,
     _task_has_what_is_said,
+    _problem_is_of_the_task,
+    _overlong_is_of_the_task,
     _choices_are_written,
     _best_of_several,
     _choices_differ,

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from peftctl.errors import UsageError
 from peftctl.methods.contract import MethodSettings
+from peftctl.recipe.task_settings import TaskSettings
 from peftctl.settings import Settings
 
 OptimizerName = Literal["adamw", "sgd", "adafactor", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
@@ -56,24 +57,6 @@ class ModelSettings(Settings):
     )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Off unless you have read that code."
-    )
-
-
-class TaskSettings(Settings):
-    """What the model is trained to do."""
-
-    shorthand: ClassVar[str] = "name"
-
-    name: str = Field("causal_lm", description="The task; it decides the model class and what rows may mean.")
-    labels: Annotated[tuple[str, ...], Field(strict=False, min_length=2)] | None = Field(
-        None,
-        description="The classes or tags, in the order of their numbers. Default: all that the training rows have. A "
-        "row with another one is a bad row.",
-    )
-    problem: Literal["single", "multi", "regression"] | None = Field(
-        None,
-        description="What a text's label is: one class (`single`), any number of classes (`multi`), or a number "
-        "(`regression`). Default: by the first row's label.",
     )
 
 
@@ -162,10 +145,11 @@ class DataSettings(Settings):
         description="Longest row in tokens; `overlong` says what becomes of longer ones. "
         "Default: what the model can attend to, at most 2048.",
     )
-    overlong: OverlongName = Field(
-        "drop",
+    overlong: OverlongName | None = Field(
+        None,
         description="What becomes of a row longer than max_length: it is left out (`drop`), keeps its beginning "
-        "(`truncate_end`) or its end (`truncate_start`), or becomes several rows (`split`). All are counted.",
+        "(`truncate_end`) or its end (`truncate_start`), or becomes several rows (`split`). All are counted. "
+        "Default: `drop`; `truncate_end` for seq_cls and feature_extraction, `split` for question_answering.",
     )
     on_bad_row: BadRowName = Field(
         "error",
@@ -276,6 +260,13 @@ class TrainSettings(Settings):
     )
 
 
+class GenerateSettings(Settings):
+    """Letting the model answer held-out rows, and scoring what it writes."""
+
+    max_new_tokens: int = Field(64, ge=1, description="Most tokens to write for a row.")
+    limit: int | None = Field(None, ge=1, description="Answer only the first so many rows. Default: all.")
+
+
 class EvalSettings(Settings):
     """Measuring on held-out rows."""
 
@@ -289,6 +280,11 @@ class EvalSettings(Settings):
         None,
         description="The possible answers, where every row's last turn is one of them. Adds accuracy and macro F1 "
         "of the likeliest answer, beside always giving the commonest one.",
+    )
+    generate: GenerateSettings | None = Field(
+        None,
+        description="Let the trained model answer, the likeliest token each time, at the end and in `peftctl eval`: "
+        "exact match, and for seq2seq_lm BLEU, chrF and ROUGE. `{}` takes the defaults.",
     )
 
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from peftctl.tasks import causal_lm, seq_cls, token_cls
+from peftctl.tasks import causal_lm, feature_extraction, question_answering, seq2seq_lm, seq_cls, token_cls
 from peftctl.tasks.contract import KEPT, Batch, EncodedExample, Layout, Task, tensors
 
-TASKS: dict[str, Task] = {task.name: task for task in (causal_lm.TASK, seq_cls.TASK, token_cls.TASK)}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        causal_lm.TASK,
+        seq2seq_lm.TASK,
+        seq_cls.TASK,
+        token_cls.TASK,
+        question_answering.TASK,
+        feature_extraction.TASK,
+    )
+}
 
 
 def task_of(settings: Any) -> Task:

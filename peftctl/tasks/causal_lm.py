@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peftctl.example import Conversation, Example, RowFault, Segments
+from peftctl.example import Conversation, Example, RowFault, Segment, Segments, Turn
 from peftctl.objectives.cross_entropy import token_scores
+from peftctl.tasks import texts
 from peftctl.tasks.contract import Batch, EncodedExample, Layout
 from peftctl.tasks.overlong import fit
 from peftctl.text import chat, tokens
@@ -25,7 +26,14 @@ class CausalLM:
     head: bool = False
     packs: bool = True
     generates: bool = True
+    chats: bool = True
     uses: tuple[str, ...] = ()
+    asks_rows: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    classes: bool = True
+    overlong: str = "drop"
+    ways: tuple[str, ...] = ("drop", "truncate_start", "truncate_end", "split")
     arguments: str = ""
 
     def of(self, settings: Any) -> CausalLM:
@@ -34,11 +42,20 @@ class CausalLM:
     def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
         return {}
 
+    def probe(self, text: str) -> Segments:
+        return Segments((Segment(text, 1.0),))
+
+    def unfit(self, config: Any, tokenizer: Any) -> str:
+        return ""
+
     def check(self, examples: Sequence[Example]) -> list[str]:
         return []
 
     def configure(self, config: Any) -> None:
         """Nothing: the head is the model's own."""
+
+    def learned(self, row: Encoded, tokenizer: Any) -> str:
+        return ""
 
     def fit(self, row: Encoded, longest: int, how: str, tokenizer: Any) -> list[Encoded]:
         return fit(row, longest, how, tokenizer.bos_token_id)
@@ -47,10 +64,33 @@ class CausalLM:
         """Every logit of the rows, [rows, length, vocabulary], float32."""
         return model(**{**inputs, "use_cache": False}).logits.float()
 
-    def judge(self, kept: Sequence[Any], rows: Sequence[Encoded]) -> Mapping[str, Any]:
+    def judge(
+        self, kept: Sequence[Any], rows: Sequence[Encoded], examples: Callable[[], Sequence[Example]]
+    ) -> Mapping[str, Any]:
         return {}
 
-    def model_class(self) -> Any:
+    def prompt(self, asked: str | Sequence[Turn], tokenizer: Any) -> list[int]:
+        """Ids of a plain prompt, or of turns with the template's generation prompt, as training saw them."""
+        if isinstance(asked, str):
+            return tokens.prompt_ids(asked, tokenizer, whole=True)
+        return tokens.prompt_ids(chat.render(asked, tokenizer, generation_prompt=True), tokenizer, whole=False)
+
+    def asked(self, example: Example, tokenizer: Any) -> tuple[list[int], str] | None:
+        """What stands before the last answer; of plain text, before the first piece that is learned."""
+        if isinstance(example, Conversation):
+            last = max((at for at, turn in enumerate(example.turns) if turn.role == "assistant"), default=0)
+            return (self.prompt(example.turns[:last], tokenizer), example.turns[last].content) if last else None
+        assert isinstance(example, Segments)
+        learned = next((at for at, piece in enumerate(example.pieces) if piece.weight), 0)
+        before, answer = (
+            "".join(piece.text for piece in part) for part in (example.pieces[:learned], example.pieces[learned:])
+        )
+        return (self.prompt(before, tokenizer), answer) if before else None
+
+    def written(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, float]:
+        return {"exact_match": texts.exact_match(pairs)}
+
+    def model_class(self, config: Any = None) -> Any:
         from transformers import AutoModelForCausalLM
 
         return AutoModelForCausalLM

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from peftctl.example import Example, RowFault
+from peftctl.example import Example, RowFault, Turn
 from peftctl.text.tokens import Encoded
 
 Batch = Mapping[str, Any]
@@ -22,7 +22,7 @@ class Layout:
     need is prepared, and kept, for every shape, and multiples are what matrix units take.
     ``types``: the model takes token_type_ids. ``slices_logits``: its forward takes ``logits_to_keep``. ``head``: where
     its output head can be applied apart from it (see ``model.head``), else None. ``virtual`` tokens stand before each
-    row in what the model gives.
+    row in what the model gives. ``tokens``: what one forward pass may take, where a task has to see to that itself.
     """
 
     pad_id: int
@@ -32,6 +32,7 @@ class Layout:
     head: Any = None
     virtual: int = 0
     types: bool = False
+    tokens: int = 0
 
 
 KEPT = "kept"
@@ -82,11 +83,48 @@ class Task(Protocol):
     def uses(self) -> tuple[str, ...]:
         """Which settings of the recipe's section ``task`` have an effect on it, beside its name."""
 
+    @property
+    def classes(self) -> bool:
+        """Whether ``outputs`` are logits, of tokens or classes, along the last axis."""
+
+    @property
+    def chats(self) -> bool:
+        """Whether what it is asked may be messages, in the tokenizer's chat template."""
+
+    def prompt(self, asked: str | Sequence[Turn], tokenizer: Any) -> list[int]:
+        """The ids of what the model is to answer, where the task ``generates``."""
+
+    def asked(self, example: Example, tokenizer: Any) -> tuple[list[int], str] | None:
+        """The ids of what an example asks, and the text it has as the answer; None where it asks nothing."""
+
+    def written(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, float]:
+        """Metrics of texts, each written and as it should be, where the task ``generates``."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What ``task.problem`` may be, if that has an effect."""
+
+    @property
+    def overlong(self) -> str:
+        """What is done with rows that are too long where the recipe does not say: see data.overlong."""
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """What can be done with them at all."""
+
+    @property
+    def asks_rows(self) -> tuple[str, ...]:
+        """Those of them that follow from the training rows where the recipe leaves them open."""
+
     def of(self, settings: Any) -> Task:
         """The task as the recipe's section ``task`` has it, with its labels and the like."""
 
     def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
-        """What the training examples decide of that section where the recipe leaves it open. Raises DataError."""
+        """What that section is where the recipe leaves it open. Raises DataError. ``examples`` of training are there
+        where something that ``asks_rows`` is open."""
+
+    def unfit(self, config: Any, tokenizer: Any) -> str:
+        """Why a model of ``config`` cannot be asked what the task asks with rows of the tokenizer, or ""."""
 
     def check(self, examples: Sequence[Example]) -> list[str]:
         """What is odd about the training examples, in words. Raises DataError where nothing can be learned."""
@@ -98,15 +136,25 @@ class Task(Protocol):
     def configure(self, config: Any) -> None:
         """Write what the head depends on into the model's config, before the model is made."""
 
+    def probe(self, text: str) -> Example:
+        """An example with ``text`` in it, to compare models by where there is no data."""
+
     @property
     def causal(self) -> bool:
         """Whether what a model says of a token must not depend on those after it: else it would see its answers."""
 
-    def model_class(self) -> Any:
-        """The transformers auto class that builds its model."""
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Parts of models, by name, that have no say in what the task asks of them: neither trained nor missed."""
+
+    def model_class(self, config: Any = None) -> Any:
+        """The transformers auto class that builds its model, of ``config`` if that matters."""
 
     def encode(self, examples: Sequence[Example], tokenizer: Any, learn: str = "assistant") -> list[EncodedExample]:
         """Each example as ids, of which ``learn`` says what is learned, or the reason why it cannot be encoded."""
+
+    def learned(self, row: Encoded, tokenizer: Any) -> str:
+        """What is learned of a row, in words; "" where it is tokens of the row itself."""
 
     def fit(self, row: Encoded, longest: int, how: str, tokenizer: Any) -> list[Encoded]:
         """The row if it has at most ``longest`` tokens, else what ``how`` (data.overlong) makes of it; [] for none."""
@@ -124,5 +172,10 @@ class Task(Protocol):
     def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
         """Metrics of a data set from the added-up sums of its rows."""
 
-    def judge(self, kept: Sequence[Any], rows: Sequence[Encoded]) -> Mapping[str, Any]:
-        """Metrics of a data set that are no sums over rows, from what ``metrics`` kept of each row; {} for none."""
+    def judge(
+        self, kept: Sequence[Any], rows: Sequence[Encoded], examples: Callable[[], Sequence[Example]]
+    ) -> Mapping[str, Any]:
+        """Metrics of a data set that are no sums over rows, from what ``metrics`` kept of each row; {} for none.
+
+        ``examples``: what each row is of; the rows of one example share one and stand side by side.
+        """

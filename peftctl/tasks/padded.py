@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from peftctl.errors import UsageError
 from peftctl.tasks.contract import Layout
 from peftctl.text.tokens import Encoded
 
 
-def inputs(rows: Sequence[Encoded], layout: Layout) -> dict[str, Any]:
+def inputs(rows: Sequence[Encoded], layout: Layout, second: Sequence[int] | None = None) -> dict[str, Any]:
     """input_ids and attention_mask [rows, length], and token_type_ids where the model takes them: 1 in a row's second
-    part."""
+    part, which begins at ``second``, by default where ``parts`` say so."""
+    import numpy as np
+
     shape = (len(rows), max(len(row) for row in rows))
     ids, mask = np.full(shape, layout.pad_id), np.zeros(shape, np.int64)
     types = np.zeros(shape, np.int64)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = row.ids
         mask[index, : len(row)] = 1
-        if len(row.parts) > 1:
-            types[index, row.parts[0] : len(row)] = 1
+        start = second[index] if second else row.parts[0] if len(row.parts) > 1 else len(row)
+        types[index, start : len(row)] = 1
     made = {"input_ids": ids, "attention_mask": mask}
     return {**made, "token_type_ids": types} if layout.types else made
 
@@ -78,3 +78,13 @@ def _joined(row: Encoded, *slices: slice) -> Encoded:
         return Encoded(ids, weights, labels)
     first = sum(1 for part in slices for at in range(len(row))[part] if at < row.parts[0])
     return Encoded(ids, weights, labels, (first, len(ids) - first))
+
+
+def passes(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Rows of these lengths, which do not grow, in groups that have at most ``tokens`` when padded; 0: in one."""
+    groups: list[list[int]] = []
+    for at in range(len(lengths)):
+        if not groups or (tokens and (len(groups[-1]) + 1) * lengths[groups[-1][0]] > tokens):
+            groups.append([])
+        groups[-1].append(at)
+    return groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,8 +10,9 @@ from peftctl.errors import DataError
 from peftctl.example import Example, Labelled, RowFault
 from peftctl.tasks import labels as names
 from peftctl.tasks import padded
-from peftctl.tasks.contract import Batch, EncodedExample, Layout
+from peftctl.tasks.contract import KEPT, Batch, EncodedExample, Layout
 from peftctl.tasks.scores import classified, correlated, several
+from peftctl.tasks.silent import Silent
 from peftctl.text.tokens import Encoded
 
 SINGLE, MULTI, REGRESSION = "single", "multi", "regression"
@@ -20,15 +21,20 @@ WRONG = "label of another kind"
 
 
 @dataclass(frozen=True)
-class SequenceClassification:
+class SequenceClassification(Silent):
     name: str = "seq_cls"
     peft_type: str = "SEQ_CLS"
     accepts: tuple[type[Example], ...] = (Labelled,)
     causal: bool = False
     head: bool = True
     packs: bool = False
-    generates: bool = False
     uses: tuple[str, ...] = ("labels", "problem")
+    asks_rows: tuple[str, ...] = ("labels", "problem")
+    problems: tuple[str, ...] = (SINGLE, MULTI, REGRESSION)
+    unused: tuple[str, ...] = ()
+    classes: bool = True
+    overlong: str = "truncate_end"
+    ways: tuple[str, ...] = ("drop", "truncate_start", "truncate_end")
     labels: tuple[str, ...] = ()
     problem: str = SINGLE
 
@@ -52,6 +58,17 @@ class SequenceClassification:
         flat = (name for label in labels for name in (label if isinstance(label, tuple) else (str(label),)))
         return {"problem": problem, "labels": names.found(flat, "label")}
 
+    def probe(self, text: str) -> Labelled:
+        label: Any = 0.0 if self.problem == REGRESSION else () if self.problem == MULTI else self.labels[0]
+        return Labelled(text, label)
+
+    def unfit(self, config: Any, tokenizer: Any) -> str:
+        """A model that reads and writes has its classes told by the token that ends a text."""
+        if not config.is_encoder_decoder or config.eos_token_id in tokenizer("a")["input_ids"]:
+            return ""
+        end = config.eos_token_id
+        return f"its classifier reads the token that ends a text ({end}), which its tokenizer does not write"
+
     def check(self, examples: Sequence[Example]) -> list[str]:
         """What is odd about labels, in words. Raises DataError where regression has nothing to learn."""
         given = [example.label for example in examples if isinstance(example, Labelled)]
@@ -67,7 +84,7 @@ class SequenceClassification:
             else []
         )
 
-    def model_class(self) -> Any:
+    def model_class(self, config: Any = None) -> Any:
         from transformers import AutoModelForSequenceClassification
 
         return AutoModelForSequenceClassification
@@ -110,6 +127,13 @@ class SequenceClassification:
             raise RowFault("label is a list, where task.problem: single has one for each row", WRONG)
         return (float(names.number(str(label), self.labels, "label")),)
 
+    def learned(self, row: Encoded, tokenizer: Any) -> str:
+        if self.problem == REGRESSION:
+            return f"value {row.labels[0]:g}"
+        if self.problem == MULTI:
+            return "labels " + ", ".join(name for name, there in zip(self.labels, row.labels, strict=True) if there)
+        return f"label {self.labels[int(row.labels[0])]}"
+
     def fit(self, row: Encoded, longest: int, how: str, tokenizer: Any) -> list[Encoded]:
         return padded.fit(row, longest, how, tokenizer)
 
@@ -131,12 +155,14 @@ class SequenceClassification:
         logits = self.outputs(model, batch["inputs"])
         objective: Any = TABLE[self.objective]
         losses = objective.each(logits, batch).double()
-        return {"loss": losses.tolist(), "count": [1.0] * len(losses), "kept": logits.tolist()}
+        return {"loss": losses.tolist(), "count": [1.0] * len(losses), KEPT: logits.tolist()}
 
     def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
         return {"loss": sums["loss"] / sums["count"]}
 
-    def judge(self, kept: Sequence[Any], rows: Sequence[Encoded]) -> Mapping[str, Any]:
+    def judge(
+        self, kept: Sequence[Any], rows: Sequence[Encoded], examples: Callable[[], Sequence[Example]]
+    ) -> Mapping[str, Any]:
         """Accuracy and macro F1 with a table by class; or for numbers their correlations."""
         truth = [row.labels for row in rows]
         if self.problem == REGRESSION:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 from peftctl.example import Example, RowFault, Tagged
+from peftctl.objectives.class_cross_entropy import OBJECTIVE as CLASSES
 from peftctl.tasks import labels as names
 from peftctl.tasks import padded
-from peftctl.tasks.contract import Batch, EncodedExample, Layout
+from peftctl.tasks.contract import KEPT, Batch, EncodedExample, Layout
 from peftctl.tasks.scores import classified, entities
+from peftctl.tasks.silent import Silent
 from peftctl.text.tokens import IGNORED, Encoded
 
 # Tags of spans of words: B- where one begins, I- within it, O outside.
@@ -20,7 +22,7 @@ SPANS = ("B-", "I-")
 
 
 @dataclass(frozen=True)
-class TokenClassification:
+class TokenClassification(Silent):
     name: str = "token_cls"
     peft_type: str = "TOKEN_CLS"
     accepts: tuple[type[Example], ...] = (Tagged,)
@@ -28,8 +30,13 @@ class TokenClassification:
     causal: bool = False
     head: bool = True
     packs: bool = False
-    generates: bool = False
     uses: tuple[str, ...] = ("labels",)
+    asks_rows: tuple[str, ...] = ("labels",)
+    problems: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    classes: bool = True
+    overlong: str = "drop"
+    ways: tuple[str, ...] = ("drop", "truncate_start", "truncate_end")
     labels: tuple[str, ...] = ()
 
     @property
@@ -43,12 +50,19 @@ class TokenClassification:
         tags = (tag for example in examples if isinstance(example, Tagged) for tag in example.tags)
         return {"labels": settings.labels or names.found(tags, "tag")}
 
+    def probe(self, text: str) -> Tagged:
+        words = tuple(text.split())
+        return Tagged(words, (self.labels[0],) * len(words))
+
+    def unfit(self, config: Any, tokenizer: Any) -> str:
+        return ""
+
     def check(self, examples: Sequence[Example]) -> list[str]:
         seen = {tag for example in examples if isinstance(example, Tagged) for tag in example.tags}
         empty = [label for label in self.labels if label not in seen]
         return [f"task.labels: no training row has {', '.join(empty[:5])}" + " ..." * (len(empty) > 5)] if empty else []
 
-    def model_class(self) -> Any:
+    def model_class(self, config: Any = None) -> Any:
         from transformers import AutoModelForTokenClassification
 
         return AutoModelForTokenClassification
@@ -87,40 +101,41 @@ class TokenClassification:
             raise RowFault(f"the tokenizer makes nothing of the word {row.words[last + 1]!r}")
         return tuple(numbers)
 
+    def learned(self, row: Encoded, tokenizer: Any) -> str:
+        return "tags " + " ".join(self.labels[int(label)] for label in row.labels if label != IGNORED)
+
     def fit(self, row: Encoded, longest: int, how: str, tokenizer: Any) -> list[Encoded]:
         return padded.fit(row, longest, how, tokenizer)
 
     def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:
-        """``inputs``; ``labels`` [rows, length], IGNORED where there is none; ``virtual`` tokens in front of each row
-        in what the model says; ``rows``, ``count``."""
+        """``inputs``; ``labels`` [rows, length], IGNORED where there is none; ``rows``, ``count``."""
         import numpy as np
 
         labels = np.full((len(rows), max(map(len, rows))), IGNORED, np.int64)
         for index, row in enumerate(rows):
             labels[index, : len(row)] = row.labels
         count = float(np.count_nonzero(labels != IGNORED))
-        inputs = padded.inputs(rows, layout)
-        return {"inputs": inputs, "labels": labels, "virtual": layout.virtual, "rows": len(rows), "count": count}
+        return {"inputs": padded.inputs(rows, layout), "labels": labels, "rows": len(rows), "count": count}
 
     def outputs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
-        return model(**inputs).logits.float()
+        """The logits of every token, [tokens, labels], float32."""
+        return CLASSES.logits(model, inputs)[inputs["attention_mask"].bool()]
 
     def metrics(self, model: Any, batch: Batch) -> Mapping[str, Sequence[Any]]:
         """For each row the sum of its losses, how many tags it has, and the guessed tag of each."""
-        from peftctl.objectives import OBJECTIVES
-
-        objective: Any = OBJECTIVES[self.objective]
-        logits = self.outputs(model, batch["inputs"])[:, batch["virtual"] :]
+        logits = CLASSES.logits(model, batch["inputs"])
         tagged = batch["labels"] != IGNORED
         guesses = logits.argmax(-1)
         kept = [row[mask].tolist() for row, mask in zip(guesses, tagged, strict=True)]
-        losses = objective.each(logits, batch).double()
-        return {"loss": losses.tolist(), "count": tagged.sum(1).tolist(), "kept": kept}
+        losses = CLASSES.each(logits, batch).double()
+        return {"loss": losses.tolist(), "count": tagged.sum(1).tolist(), KEPT: kept}
 
     def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
         return {"loss": sums["loss"] / sums["count"]}
 
-    def judge(self, kept: Sequence[Any], rows: Sequence[Encoded]) -> Mapping[str, Any]:
+    def judge(
+        self, kept: Sequence[Any], rows: Sequence[Encoded], examples: Callable[[], Sequence[Example]]
+    ) -> Mapping[str, Any]:
         """Accuracy by word; where tags are of spans, precision, recall and F1 of whole spans, else macro F1."""
         truth = [[int(label) for label in row.labels if label != IGNORED] for row in rows]
         flat = [tag for row in kept for tag in row], [tag for row in truth for tag in row]

@@ -14,7 +14,7 @@ from peftctl.data.order import derived_seed
 from peftctl.data.prepare import open_rows
 from peftctl.data.supply import supplied
 from peftctl.errors import DivergedError, MachineError, UsageError
-from peftctl.evaluation.measure import Measurement
+from peftctl.evaluation.measure import measured
 from peftctl.events import Events, MetricsLog
 from peftctl.methods import METHODS, Anatomy, DataFacts
 from peftctl.model import attach, causal, identity, load, memory, preflight, prequantized, targets
@@ -22,9 +22,10 @@ from peftctl.model import start as begin
 from peftctl.model.fast import FastPaths, compile_pays
 from peftctl.model.locate import Base
 from peftctl.model.profile import profile
-from peftctl.objectives import OBJECTIVES
+from peftctl.objectives import OBJECTIVES, Objective
 from peftctl.recipe import able, resolve
 from peftctl.recipe.schema import Recipe
+from peftctl.tasks import Task
 from peftctl.train import checkpoint, distributed, kept, loop, resume, rundir, trackers
 from peftctl.train.checkpoint import Checkpoint
 from peftctl.train.optim import build_optimizer, in_order, training_bytes
@@ -212,6 +213,8 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
             "the end of training is always measured",
         )
 
+    objective = _objective(task, accelerator)
+
     events.emit("stage", name="model", detail=base.name)
     torch.manual_seed(derived_seed(recipe.train.seed, HEAD_START))
     model = load.load_model(base, recipe.model, task, recipe.model.dtype, warn)
@@ -253,14 +256,14 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     tokens, tokenizer = recipe.train.micro_batch_tokens or 0, encoding.tokenizer
     collate = Collator(task, tokenizer, fast.layout(plain_layout(tokenizer)), tokens, accelerator.device)
     longest = encoding.max_length
-    measure = Measurement(held_out, collate, longest, recipe.eval.choices or ()) if held_out else None
+    measure = measured(recipe.eval, held_out, collate, longest) if held_out else None
     if measure:
         measure.check()
     session = Session(
         recipe=recipe,
         task=task,
         method=method,
-        objective=OBJECTIVES[task.objective],
+        objective=objective,
         accelerator=accelerator,
         model=model,
         optimizer=optimizer,
@@ -272,6 +275,17 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         start=start,
     )
     return session, base, anatomy
+
+
+def _objective(task: Task, accelerator: Any) -> Objective:
+    """What the task lowers. Raises UsageError where several processes cannot."""
+    objective = OBJECTIVES[task.objective]
+    if not objective.splittable and accelerator.num_processes > 1:
+        raise UsageError(
+            f"task.name: {task.name} compares all rows of a step with each other, which several processes do not see",
+            "start it in one process",
+        )
+    return objective
 
 
 def recompute(model: Any, offload: bool, device: Any) -> None:

@@ -168,7 +168,8 @@ def _work(session: Session, step: int) -> Work:
     places = sorted(range(len(rows)), key=lambda place: len(rows[place]))[rank::ranks]
     share = ranks / count if places else 0.0
     places = places or [0]
-    grouped = [[places[index] for index in group] for group in session.collate.groups([rows[at] for at in places])]
+    mine = session.collate.groups([rows[at] for at in places], split=session.objective.splittable)
+    grouped = [[places[index] for index in group] for group in mine]
     groups = [[rows[place] for place in group] for group in grouped]
     return Work(
         batches=[session.collate.on_host(group) for group in groups],

@@ -40,6 +40,7 @@ def publish(
         events.emit("stage", name="evaluate", detail=f"{len(session.measure.rows)} held-out rows")
         with session.fast.on(session.model):
             facts["metrics"] = session.measure(session.model)
+        facts["metrics"] |= session.measure.written(session.model)
         events.emit("eval", step=chosen, **facts["metrics"])
         write_json(run / rundir.MANIFEST, facts)
 

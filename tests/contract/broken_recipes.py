@@ -501,7 +501,9 @@ BROKEN: list[tuple[str, str, list[str]]] = [
         "a misspelt task",
         ("model: org/model\ndata:\n  train: rows.jsonl\nmethod: lora\noutput: runs/x\ntask: casual_lm\n"),
         [
-            "recipe.yaml:6:1: task.name: no such task (found 'casual_lm'); allowed: causal_lm; did you mean causal_lm?",
+            "recipe.yaml:6:1: task.name: no such task (found 'casual_lm'); allowed: causal_lm, seq2seq_lm, "
+            "seq_cls, token_cls, question_answering, feature_extraction; "
+            "did you mean causal_lm?",
         ],
     ),
     (

@@ -56,7 +56,7 @@ def test_another_trial_says_the_same(at: int, name: str) -> None:
     """One family and one aspect a method, by turns, with another seed and other sizes; ``scripts/proofs`` does all."""
     able, method = SEEN[name], METHODS[name]
     families = list(SCRIPT.FAMILIES)
-    tried = SCRIPT._cell(method, TASKS["causal_lm"], 1, OTHER)
+    tried = SCRIPT._cell(method, SCRIPT.task_of("causal_lm"), 1, OTHER)
     family = families[at % len(families)]
     found, merged = tried(family=family, merge=True)
     assert (found == "yes") is (able["families"][family] == "yes"), found
@@ -70,7 +70,7 @@ def test_another_trial_says_the_same(at: int, name: str) -> None:
 
 def test_a_method_that_does_not_work_gets_no_yes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trial itself: a method whose count is wrong, or that trains nothing, is found out."""
-    module, method, task = SCRIPT, METHODS["lora"], TASKS["causal_lm"]
+    module, method, task = SCRIPT, METHODS["lora"], SCRIPT.task_of("causal_lm")
     monkeypatch.setattr(module, "STEPS", 3)
     assert module._cell(method, task, 0, module.SIZES)(merge=True) == ("yes", "yes")
     with monkeypatch.context() as patch:

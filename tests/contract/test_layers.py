@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "peftctl"
 LAYERS = [
     "errors", "nearest", "sizes", "cache", "crashlog", "events", "atomic", "quiet", "example", "settings",
     "text", "formats", "fast", "objectives", "tasks", "tables", "methods", "recipe", "model", "data", "starter",
-    "evaluation", "inspection", "train", "generate", "run", "reproduce", "merge", "exporters",
+    "generate", "evaluation", "inspection", "train", "run", "reproduce", "merge", "exporters",
     "console", "outcomes", "cli",
 ]  # fmt: skip
 TABLES = ("formats", "objectives", "tasks", "methods", "exporters")
@@ -21,7 +21,8 @@ NO_MEMBERS = {
     "__init__", "contract", "export", "turns", "peft_method", "lycoris", "described", "selection", "continued",
     "presets", "experts", "mixture", "start_text", "names", "lora_settings", "lora_places", "lora_plan", "lora_start",
     "generic", "generic_counts", "generic_facts", "generic_limits", "generic_settings", "generic_shapes",
-    "generic_special", "prefix_cache", "parts", "defaults",
+    "generic_special", "prefix_cache", "parts", "defaults", "embeddings", "answers", "labels", "overlong", "padded",
+    "ranks", "scores", "silent", "texts",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "safetensors", "huggingface_hub"}
 LIGHT = ("cli", "recipe", "methods", "tasks", "formats", "objectives", "errors", "settings", "example", "text", "data")

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import peftctl
 from peftctl import atomic
 from peftctl.errors import UsageError
-from peftctl.generate import Sampling, encode_prompt, generate
+from peftctl.generate import Sampling, generate
 from peftctl.methods import METHODS
 from peftctl.model import load
 from peftctl.recipe import load as load_recipe
@@ -105,12 +105,8 @@ def test_a_method_learns_is_verified_and_loads(method: str, tmp_path: Path, tiny
     collate = replace(loaded.collate, layout=Layout(0))
     assert of_base == pytest.approx(replace(loaded.held_out(), collate=collate)(plain)["loss"], rel=1e-5)
     assert facts["metrics"]["loss"] < 0.9 * of_base
-    assert (
-        said_by_base
-        == generate(plain, loaded.tokenizer, encode_prompt("odd even", loaded.tokenizer), Sampling(8))
-        != ""
-    )
-    assert loaded.generate("odd even", max_new_tokens=8) == greedy(loaded, encode_prompt("odd even", loaded.tokenizer))
+    assert said_by_base == generate(plain, loaded.tokenizer, loaded.ids("odd even"), Sampling(8)) != ""
+    assert loaded.generate("odd even", max_new_tokens=8) == greedy(loaded, loaded.ids("odd even"))
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from peftctl.recipe import load
 from peftctl.tables import table
 
 SEEN: dict[str, Any] = table("capabilities")["methods"]
-COLUMNS = ["families", "4 bit", "8 bit", "bfloat16", "checkpointing", "packing", "merges"]
+COLUMNS = ["families", "tasks", "4 bit", "8 bit", "bfloat16", "checkpointing", "packing", "merges"]
 
 
 def peftctl(*arguments: str) -> tuple[int, str, str]:
@@ -28,7 +28,7 @@ def peftctl(*arguments: str) -> tuple[int, str, str]:
 
 
 def cells(name: str) -> list[str]:
-    """After the families, which are a phrase."""
+    """After the families and tasks, which are phrases."""
     able = SEEN[name]
     said = [able["quantization"]["4"], able["quantization"]["8"], able["bfloat16"], able["checkpointing"]]
     return ["yes" if each == "yes" else "no" for each in [*said, able["packing"], able["merges"]]]
@@ -39,7 +39,7 @@ def rows(out: str) -> dict[str, list[str]]:
     found = {}
     for line in out.splitlines():
         words = re.split(r"  +", line.strip())
-        if words[0] in METHODS and len(words) == 9:
+        if words[0] in METHODS and len(words) == 10:
             found[words[0]] = words[1:]
     return found
 
@@ -51,13 +51,13 @@ def test_every_method_has_a_row_that_says_what_the_table_says() -> None:
     assert found.keys() == METHODS.keys()
     for name, words in found.items():
         assert words[0] == METHODS[name].category
-        assert words[2:] == cells(name)
+        assert words[3:] == cells(name)
     heading = next(line for line in out.splitlines() if "4 bit" in line)
     assert re.split(r"  +", heading.strip()) == ["kind", *COLUMNS]
-    assert found["lora"] == ["reparameterisation", "all", *["yes"] * 6]
+    assert found["lora"] == ["reparameterisation", "all", "all", *["yes"] * 6]
     assert found["loha"][1] == "all but gpt2"
     assert found["bitfit"][1] == "gpt2, qwen2"
-    assert found["lokr"][2:4] == ["no", "yes"]
+    assert found["lokr"][3:5] == ["no", "yes"]
     assert found["prefix_tuning"][5:] == ["no", "no", "no"]
     assert "qlora: lora with model.quantization" in out
 
@@ -84,7 +84,7 @@ def test_one_method_is_described_with_formula_paper_and_settings(name: str) -> N
             assert f"  {setting} = " in out
     assert f"(learning_rate {METHODS[name].learning_rate:g})" in out
     table_of_it = out[len(described(METHODS[name])) :]
-    assert rows(table_of_it)[name][2:] == cells(name)
+    assert rows(table_of_it)[name][3:] == cells(name)
     # What does not work is said with its reason.
     able = SEEN[name]
     reasons = {"checkpointing": able["checkpointing"], "merges": able["merges"], "gpt2": able["families"]["gpt2"]}

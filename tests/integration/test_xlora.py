@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 import peftctl
 from peftctl.errors import RecipeError, UsageError
 from peftctl.events import Events
-from peftctl.generate import encode_prompt
 from peftctl.model import load as loading
 from peftctl.recipe import check, resolve
 from peftctl.recipe import load as load_recipe
@@ -84,7 +83,7 @@ def test_a_mixture_learns_is_verified_and_loads_without_the_runs_it_was_made_of(
         assert loaded.held_out().of_base()(loaded.model)["loss"] == pytest.approx(of_base, rel=1e-6)
     assert abs(facts["metrics"]["loss"] - of_base) > 0.1
     said = loaded.generate("odd even", max_new_tokens=6)
-    ids = encode_prompt("odd even", loaded.tokenizer)
+    ids = loaded.ids("odd even")
     prompt = len(ids)
     for _ in range(6):
         with torch.no_grad():

@@ -435,7 +435,12 @@ def test_experts_that_cannot_be_compared_are_unchecked_and_never_said_to_be_miss
 
 
 NOT_MERGED: dict[str, tuple[dict[str, Any], str]] = {
-    "another task": ({"task_type": "SEQ_CLS"}, "it is for SEQ_CLS, and models are merged for CAUSAL_LM"),
+    "another task": ({"task_type": "SEQ_CLS"}, "it is for SEQ_CLS, and does not say its labels: its run does"),
+    "no task": (
+        {"task_type": "FOO"},
+        "it is for FOO, and models are merged for CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS, TOKEN_CLS, QUESTION_ANS, "
+        "FEATURE_EXTRACTION",
+    ),
     "no such method": ({"peft_type": "FOO"}, "has no method FOO"),
 }
 

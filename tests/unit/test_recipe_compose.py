@@ -431,7 +431,8 @@ def test_a_variable_that_cannot_be_read_is_a_fault_and_no_bug(value: str, proble
         ),
         (
             BASE + "task: ${env:MY_TOKEN}\n",
-            "r.yaml:6:1: task.name: no such task (found ${env:MY_TOKEN}); allowed: causal_lm",
+            "r.yaml:6:1: task.name: no such task (found ${env:MY_TOKEN}); allowed: causal_lm, seq2seq_lm, seq_cls, "
+            "token_cls, question_answering, feature_extraction",
         ),
         (
             BASE.replace("  train: t", "  eval: e\n  train: t") + "eval: {choices: [a, '${env:MY_TOKEN}', a]}\n",

@@ -94,7 +94,7 @@ data:
     split: 0.5  # base.yaml
   learn: assistant  # default
   max_length: 64  # from the model
-  overlong: drop  # default
+  overlong: drop  # default for causal_lm
   on_bad_row: error  # default
   max_bad_fraction: 0.01  # default
   streaming: false  # default

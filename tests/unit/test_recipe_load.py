@@ -198,10 +198,12 @@ def test_a_key_repeated_in_a_list_s_items_is_no_fault(tmp_path: Path) -> None:
         ("trian: {}", f"r.yaml:6:1: trian: no such setting; allowed: {TOP}; did you mean train?"),
         ("zzz: {}", f"r.yaml:6:1: zzz: no such setting; allowed: {TOP}"),
         ("train: {epoch: 1}", f"r.yaml:6:9: train.epoch: no such setting; allowed: {TRAIN}; did you mean epochs?"),
-        ("eval: {chioces: 1}", "r.yaml:6:8: eval.chioces: no such setting; allowed: every, best, choices; "
+        ("eval: {chioces: 1}", "r.yaml:6:8: eval.chioces: no such setting; allowed: every, best, choices, generate; "
                                "did you mean choices?"),
-        ("task: {nam: x}", "r.yaml:6:8: task.nam: no such setting; allowed: name; did you mean name?"),
-        ("task: causal_ml", "r.yaml:6:1: task.name: no such task (found 'causal_ml'); allowed: causal_lm; "
+        ("task: {nam: x}", "r.yaml:6:8: task.nam: no such setting; allowed: name, labels, problem, pooling, "
+         "temperature, no_answer, stride, max_answer_tokens; did you mean name?"),
+        ("task: causal_ml", "r.yaml:6:1: task.name: no such task (found 'causal_ml'); allowed: causal_lm, seq2seq_lm, "
+         "seq_cls, token_cls, question_answering, feature_extraction; "
                             "did you mean causal_lm?"),
         ("train: 3", "r.yaml:6:1: train: must be a mapping (found 3)"),
         ("train: [a]", "r.yaml:6:1: train: must be a mapping (found a list of 1)"),

@@ -46,7 +46,9 @@ def recipe(folder: Path, *train: Source, seed: int = 0, **data: Any) -> Recipe:
 
 
 def opened(made: Recipe, longest: int = 100, template: str | None = tiny.CHATML) -> Stream:
-    encoding = Encoding(TASKS["causal_lm"], tiny.tokenizer(template), longest, made.data.learn, made.data.overlong)
+    encoding = Encoding(
+        TASKS["causal_lm"], tiny.tokenizer(template), longest, made.data.learn, made.data.overlong or "drop"
+    )
     return Stream(made, encoding)
 
 

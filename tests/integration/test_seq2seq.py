@@ -1,0 +1,140 @@
+"""One text read, another written: T5 and BART trained, resumed, merged, and what they write measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import peftctl
+from peftctl.errors import DataError, RecipeError, UsageError
+from tests import jobs, tiny
+from tests.integration.test_tasks import texts
+
+NAME = {"name": "seq2seq_lm"}
+TRAIN = {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3}
+
+
+def rows(count: int = 96) -> list[dict[str, Any]]:
+    return [{"source": text, "target": colour} for text, colour, _ in texts(count)]
+
+
+def train(folder: Path, kind: str = "t5", name: str = "run", **sections: Any) -> tuple[Path, Any]:
+    tiny.jsonl(folder / "train.jsonl", rows())
+    model = folder / kind if (folder / kind).exists() else tiny.save(folder / kind, tiny.writer(kind))
+    data = {"train": "train.jsonl", "eval": {"count": 24}}
+    return jobs.train(folder, model, name, **{"task": NAME, "data": data, "train": TRAIN, **sections})
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_it_learns_to_write(tmp_path: Path, kind: str) -> None:
+    settings = {
+        "method": {"name": "full"},
+        "train": {**TRAIN, "epochs": 20},
+        "eval": {"generate": {"max_new_tokens": 12}},
+    }
+    run, _ = train(tmp_path, kind, **settings)
+    written = jobs.manifest(run)["metrics"]["written"]
+    assert written["rows"] == 24
+    assert written["exact_match"] > 0.7, written
+    assert written["chrf"] > 70
+    source = rows()[0]
+    assert peftctl.load(run).generate(source["source"], max_new_tokens=12) == source["target"]
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+@pytest.mark.parametrize(
+    "method", ["lora", "ia3", "prompt_tuning", "p_tuning", "prefix_tuning", "loha", "full", "ln_tuning"]
+)
+def test_methods_and_what_they_leave(tmp_path: Path, kind: str, method: str) -> None:
+    run, _ = train(tmp_path, kind, method={"name": method}, eval={"generate": {"max_new_tokens": 4, "limit": 3}})
+    loaded = peftctl.load(run)
+    facts = jobs.manifest(run)["metrics"]
+    assert loaded.held_out()(loaded.model)["loss"] == pytest.approx(facts["loss"], rel=1e-5)
+    assert loaded.held_out().written(loaded.model)["written"] == facts["written"]
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_the_loss_is_that_of_the_logits_over_all_targets_of_the_step(tmp_path: Path, kind: str) -> None:
+    losses = [
+        jobs.losses(train(tmp_path, kind, f"run{tokens}", train={**TRAIN, "micro_batch_tokens": tokens})[1])
+        for tokens in (4096, 64)
+    ]
+    one, many = (torch.tensor(each, dtype=torch.float64) for each in losses)
+    assert (one - many).abs().max() <= len(one) * 64 * torch.finfo(torch.float32).eps * one.max()
+
+
+def test_the_first_loss_is_the_models_own(tmp_path: Path) -> None:
+    """Where a step is one batch, the mean over its targets is what transformers gives too."""
+    run, events = train(tmp_path, train={**TRAIN, "max_steps": 1, "epochs": None, "batch_size": 72})
+    from transformers import AutoModelForSeq2SeqLM
+
+    plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "t5")
+    loaded = peftctl.load(run)
+    wanted = peftctl.load(run).held_out().rows
+    batch = loaded.collate(wanted.encoded[:24])
+    from peftctl.objectives.seq2seq_cross_entropy import OBJECTIVE
+
+    inputs = {name: value for name, value in batch["inputs"].items() if name != "labels"}
+    with torch.no_grad():
+        own = plain(**inputs, labels=batch["labels"]).loss
+        found = OBJECTIVE.step(plain, batch)
+    assert float(found.sum / found.count) == pytest.approx(float(own), rel=1e-5)
+    assert found.count == int((batch["labels"] != -100).sum())
+    assert len(jobs.losses(events)) == 1
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_it_goes_on_to_the_same_bits(tmp_path: Path, kind: str) -> None:
+    saved = {**TRAIN, "save_every": 1, "keep_checkpoints": 100}
+    whole, _ = train(tmp_path, kind, "whole", train=saved)
+    jobs.stopped_after(whole, 7, tmp_path / "half")
+    assert jobs.bits(train(tmp_path, kind, "half", train=saved)[0]) == jobs.bits(whole)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_a_merged_model_writes_the_same(tmp_path: Path, kind: str) -> None:
+    from transformers import AutoModelForSeq2SeqLM
+
+    from peftctl.merge.merge import Options, merge
+    from peftctl.merge.source import open_source
+
+    run, _ = train(tmp_path, kind)
+    merge(open_source(run, None, print), tmp_path / "merged", Options())
+    plain = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged").eval()
+    loaded = peftctl.load(run)
+    batch = loaded.collate(loaded.held_out().rows.encoded[:5])
+    task = loaded.collate.task
+    with torch.no_grad():
+        wanted, found = (task.outputs(model.eval(), batch["inputs"]) for model in (loaded.model, plain))
+    assert (wanted - found).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_what_is_written_ends(tmp_path: Path) -> None:
+    tokenizer = tiny.tokenizer()
+    from peftctl.example import Pair
+    from peftctl.tasks.seq2seq_lm import TASK
+
+    ((row,),) = TASK.encode([Pair("a", "b")], tokenizer)
+    assert row.ids[-1] == tokenizer.eos_token_id
+    assert row.weights == (0.0, 1.0, 1.0)
+
+
+def test_messages_and_scores_are_no_task_for_it(tmp_path: Path) -> None:
+    run, _ = train(tmp_path)
+    with pytest.raises(UsageError, match="seq2seq_lm reads a text, not messages"):
+        peftctl.load(run).generate([{"role": "user", "content": "a"}])
+    tiny.jsonl(tmp_path / "train.jsonl", [{"sentence1": "a", "sentence2": "b", "score": 1.0}])
+    with pytest.raises(DataError, match="a pair with a score, where one text is to be written"):
+        jobs.train(tmp_path, tmp_path / "t5", "two", task=NAME)
+    with pytest.raises(RecipeError, match=r"eval.choices: has no effect on seq2seq_lm"):
+        train(tmp_path, name="three", eval={"choices": ["a", "b"]})
+
+
+def test_a_decoder_is_refused_before_weights(tmp_path: Path, tiny_model: Path) -> None:
+    tiny.jsonl(tmp_path / "train.jsonl", rows())
+    with pytest.raises(UsageError, match="seq2seq_lm"):
+        jobs.train(tmp_path, tiny_model, task=NAME)
