@@ -1,7 +1,7 @@
 """Make recipes/data/brown-train.jsonl.gz and brown-eval.jsonl.gz: sentences of the Brown corpus, their words tagged.
 
 Each row has the words, a part of speech for each (tags), and the names among them as spans (names). A file of the
-corpus, which is one text or a part of one, is in one of the two only. recipes/data/README.md says how the tags are made.
+corpus, which is one text or a part of one, is in one of the two only. recipes/data/README.md says how tags are made.
 
     python scripts/data_brown.py
 """
