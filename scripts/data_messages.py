@@ -47,12 +47,6 @@ def main() -> None:
         if len(held_out) < EVAL_ROWS:
             held_out.append(group)
     apart = {english for group in held_out for english in group}
-    learned = [
-        {"anchor": text, "positive": english, "id": f"{where[english]}/{language}/{order(english)[:8]}"}
-        for english in messages
-        if english not in apart
-        for language, text in messages[english].items()
-    ]
     measured = []
     taken: set[str] = set()
     for group in held_out:  # one message of a group, in one language, so that each has one right answer
@@ -63,6 +57,13 @@ def main() -> None:
             taken.add(text.lower())
             place = f"{where[english]}/{language}/{order(english)[:8]}"
             measured.append({"anchor": text, "positive": english, "id": place})
+    learned = [
+        {"anchor": text, "positive": english, "id": f"{where[english]}/{language}/{order(english)[:8]}"}
+        for english in messages
+        if english not in apart
+        for language, text in messages[english].items()
+        if text.lower() not in taken
+    ]
     write("messages-train", sorted(learned, key=lambda row: order(row["id"])))
     write("messages-eval", sorted(measured, key=lambda row: order(row["id"])))
 

