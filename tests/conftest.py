@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HOMES = itertools.count()
 # Of a slow test with more cases than this, scripts/test takes so many, evenly spaced; --whole takes them all.
-MOST = 6
+MOST = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -73,9 +73,9 @@ def _heading(facts: ModelFacts) -> None:
 def _tasks(found: Architecture) -> str:
     if not found.tasks:
         return "peftctl has no task for it"
-    return "for " + ", ".join(
-        task if name == found.class_name else f"{task} (built as {name})" for task, name in found.tasks.items()
-    )
+    (first, name), *others = found.tasks.items()
+    built = "" if name == found.class_name else f" (built as {name})"
+    return ", ".join([f"for {first}{built}", *(task for task, _ in others)])
 
 
 def _disk(facts: ModelFacts) -> str:

@@ -53,7 +53,6 @@ def train(
     return jobs.train(folder, model, name, **{"task": NAME, "data": data, "train": QUICK, **sections})
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("rows", "metric", "least"), [(pairs, "recall_at_1", 0.9), (triples, "mrr", 0.9), (scored, "spearman", 0.5)]
 )

@@ -52,7 +52,7 @@ def test_what_to_write_comes_first_and_can_be_pasted(tmp_path: Path) -> None:
     code, out, err = peftctl(config(tmp_path / "it", LLAMA_1B))
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[1] == "LlamaForCausalLM, 16 layers, width 2,048; for causal_lm"
+    assert lines[1] == "LlamaForCausalLM, 16 layers, width 2,048; for causal_lm, seq_cls, token_cls, feature_extraction"
     assert lines[2].startswith("1.24B parameters: feed-forward 65.2%, embeddings 21.3%, attention 13.6%")
     assert "one tensor, tied: model.embed_tokens.weight, lm_head.weight" in lines
     assert "weights: none here (bfloat16 by the config)" in lines
@@ -135,8 +135,8 @@ def test_experts_towers_and_encoders_are_said_to_be_such(tmp_path: Path) -> None
     assert cells(out, "vision query")[4:6] == ["model.visual.blocks.*.attn.qkv", "1,280"]
     assert "rows of text never go through model.visual: `targets` leaves that alone" in out
     out = peftctl(config(tmp_path / "bert", BERT_BASE))[1]
-    assert "BertForMaskedLM, 12 layers, width 768; peftctl has no task for it" in out
-    assert "trained parameters: none, since peftctl has no task to train it for" in out
+    said = "for seq_cls (built as BertForSequenceClassification), token_cls, question_answering, feature_extraction"
+    assert f"BertForMaskedLM, 12 layers, width 768; {said}" in out
     assert '[intermediate.dense, "*[0-9].output.dense"]' in out
 
 

@@ -283,7 +283,7 @@ def edited(adapter: Path, to: Path, **fields: Any) -> Path:
         ({"target_modules": "(["}, "does not fit .*unterminated"),
         ({"target_modules": ["nope"]}, "does not fit .*nope"),
         ({"base_model_name_or_path": 5}, "is no text"),
-        ({"task_type": "SEQ_CLS"}, "made for the task SEQ_CLS; allowed: CAUSAL_LM"),
+        ({"task_type": "SEQ_CLS"}, "made for the task SEQ_CLS, and does not say its labels"),
     ],
     ids=str,
 )

@@ -57,7 +57,6 @@ def train(
     return jobs.train(folder, model, name, **{"task": NAME, "data": data, "train": QUICK, **sections})
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(("filling", "longest"), [(0, 128), (24, 16)])
 def test_it_learns_to_find_answers_and_that_there_is_none(tmp_path: Path, filling: int, longest: int) -> None:
     rows = questions(answered=False, filling=filling)

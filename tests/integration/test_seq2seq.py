@@ -28,7 +28,6 @@ def train(folder: Path, kind: str = "t5", name: str = "run", **sections: Any) ->
     return jobs.train(folder, model, name, **{"task": NAME, "data": data, "train": TRAIN, **sections})
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_it_learns_to_write(tmp_path: Path, kind: str) -> None:
     settings = {

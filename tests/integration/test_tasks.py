@@ -65,7 +65,6 @@ def train(folder: Path, kind: str, rows: str, name: str = "run", **sections: Any
     return jobs.train(folder, model, name, **values)[0]
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(("rows", "metric", "least"), [
     ("single", "accuracy", 0.9), ("multi", "micro_f1", 0.9), ("regression", "pearson", 0.8), ("tags", "f1", 0.9),
 ])  # fmt: skip

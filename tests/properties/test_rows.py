@@ -97,7 +97,7 @@ def written(files: list[list[tuple[str, str]]], of: list[float], seed: int, **da
         recipe = Recipe(
             ModelSettings(name="m"), chosen, LoraSettings(), "out", train=TrainSettings(seed=seed), folder=folder
         )
-        yield Case(recipe, Encoding(TASK, TOKENIZER, LONGEST, overlong=chosen.overlong))
+        yield Case(recipe, Encoding(TASK, TOKENIZER, LONGEST, overlong=chosen.overlong or TASK.overlong))
 
 
 def rows_of(case: Case) -> tuple[Rows, Rows | None] | None:
