@@ -54,6 +54,7 @@ def test_encoders_are_found_by_trying_them() -> None:
     assert not {"gpt_neox", "bart", "trocr", "llama"} & found  # gpt_neox's config has an is_decoder of no effect
 
 
+@pytest.mark.slow
 def test_model_types_are_those_that_training_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle is what transformers has classes for: a model that sees is loaded, one with an encoder is not."""
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
