@@ -15,6 +15,7 @@ from peftctl.errors import UsageError
 from peftctl.inspection.keys import some
 from peftctl.methods import METHODS, Method
 from peftctl.model import identity, locate
+from peftctl.model.attach import HEADS
 from peftctl.model.locate import Base
 from peftctl.recipe.schema import ModelSettings, QuantizationSettings
 from peftctl.run import Run, at_base, open_run
@@ -130,6 +131,11 @@ def check_merges(run: Run) -> None:
     if method.artifact == "model":
         raise UsageError(f"{run.path}: its run trained the model itself: {run.artifact} is what merging would make")
     _check_merges(run.path, method)
+    if (run.artifact / HEADS).exists():
+        raise UsageError(
+            f"{run.path}: its head stands beside what PEFT saves of {method.name} ({HEADS}), and is not merged with it",
+            "peftctl.load(run) opens both",
+        )
 
 
 def combine(sources: Sequence[tuple[Source, float]]) -> Source:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from peftctl.atomic import write_text
 from peftctl.errors import VerificationError
 from peftctl.methods import BaseName, Method, MethodSettings
+from peftctl.methods.parts import heads
 from peftctl.model import attach, quantize, types
 from peftctl.model.load import auto_class
 from peftctl.model.locate import Base
@@ -40,7 +41,15 @@ def save(  # noqa: PLR0913 - what a folder is made of
     auto: str = auto_class(task, model.get_base_model().config).__name__
     write_text(
         folder / "README.md",
-        _card(base, method.artifact, loads_with(method, settings, folder), auto, task.arguments, loaded)
+        _card(
+            base,
+            method.artifact,
+            loads_with(method, settings, folder),
+            auto,
+            task.arguments,
+            loaded,
+            heads(model.get_base_model()),
+        )
         + (f"\n{note}" if (note := types.note(model)) else ""),
     )
 
@@ -156,7 +165,13 @@ Plain peft cannot load it. `peftctl.load("path/to/the/run")` does, in Python, an
 
 
 def _card(
-    base: Base, artifact: str, loads_with: str, auto: str, told: str = "", loaded: ModelSettings | None = None
+    base: Base,
+    artifact: str,
+    loads_with: str,
+    auto: str,
+    told: str = "",
+    loaded: ModelSettings | None = None,
+    whole: Sequence[str] = (),
 ) -> str:
     """What the folder is. ``auto`` is the transformers class that loads the base, ``told`` what it is told beside."""
     at = f", revision {base.commit}" if base.commit else ""
@@ -164,11 +179,13 @@ def _card(
     return (
         f"# {artifact.capitalize()}\n\n"
         f"Trained by peftctl on {named}{at}. The run's manifest.json says on what data, with which method and\n"
-        f"settings, and what was measured. {_loading(base, loads_with, auto, told, loaded)}"
+        f"settings, and what was measured. {_loading(base, loads_with, auto, told, loaded, whole)}"
     )
 
 
-def _loading(base: Base, loads_with: str, auto: str, told: str, loaded: ModelSettings | None) -> str:
+def _loading(
+    base: Base, loads_with: str, auto: str, told: str, loaded: ModelSettings | None, whole: Sequence[str]
+) -> str:
     """How the folder is loaded, in words and code."""
     import peft
 
@@ -178,7 +195,7 @@ def _loading(base: Base, loads_with: str, auto: str, told: str, loaded: ModelSet
         return TRANSFORMERS.format(auto=auto)
     at = json.dumps(base.name) + (f", revision={json.dumps(base.commit)}" if base.commit else "")
     if loaded is not None and (bits := loaded.quantization) is not None:
-        config = quantize.code(bits, loaded.dtype)
+        config = quantize.code(bits, loaded.dtype, whole)
         return AROUND_QUANTISED.format(bits=bits.bits, auto=auto, config=config, base=at, told=told, dtype=loaded.dtype)
     own = auto.replace("Auto", "AutoPeft", 1)
     known = hasattr(peft, own)

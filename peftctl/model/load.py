@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from peftctl.errors import MachineError, UsageError
-from peftctl.methods.parts import left_alone, mark_heads, mark_unused
+from peftctl.methods.parts import heads, left_alone, mark_heads, mark_unused
 from peftctl.model import prequantized, quantize, whole
 from peftctl.model.locate import Base
 from peftctl.recipe.schema import ModelSettings
@@ -97,7 +97,7 @@ def load_model(
             trust_remote_code=settings.trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are named below
-            **({"quantization_config": quantize.config(settings.quantization, dtype)} if settings.quantization else {}),
+            **_quantising(settings, config, task, dtype),
         )
     except ImportError as error:
         raise MachineError(f"model.name: {base.name} needs a package: {_first_line(error)}") from error
@@ -121,6 +121,16 @@ def load_model(
     _tell(base, model, note)
     mark_unused(model, task.unused)
     return model.eval()
+
+
+def _quantising(settings: ModelSettings, config: Any, task: Task, dtype: str) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of quantising. A head, which is trained, stays whole."""
+    from peftctl.model import skeleton
+
+    if settings.quantization is None:
+        return {}
+    whole = heads(skeleton.empty(config, task)) if task.head else ()
+    return {"quantization_config": quantize.config(settings.quantization, dtype, whole)}
 
 
 def may_be_new(model: Any, task: Task) -> Callable[[str], bool]:

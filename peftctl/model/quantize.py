@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from peftctl.errors import MachineError
 from peftctl.recipe.schema import QuantizationSettings
 
 
-def config(settings: QuantizationSettings, dtype: str) -> Any:
-    """What transformers quantises by while it loads. Products are computed in ``dtype``.
+def config(settings: QuantizationSettings, dtype: str, whole: Sequence[str] = ()) -> Any:
+    """What transformers quantises by while it loads, all but the modules ``whole``, by default the output head.
+    Products are computed in ``dtype``.
 
     Raises MachineError where bitsandbytes is not installed.
     """
@@ -19,24 +21,26 @@ def config(settings: QuantizationSettings, dtype: str) -> Any:
 
     if not is_bitsandbytes_available():
         raise MachineError("model.quantization: needs the package bitsandbytes", "pip install bitsandbytes")
-    return BitsAndBytesConfig(**_fields(settings, dtype))
+    return BitsAndBytesConfig(**_fields(settings, dtype, whole))
 
 
-def code(settings: QuantizationSettings, dtype: str) -> str:
+def code(settings: QuantizationSettings, dtype: str, whole: Sequence[str] = ()) -> str:
     """The arguments of the same config as Python, where torch has been imported."""
     return ", ".join(
         f"{name}={json.dumps(value) if isinstance(value, str) else value}"  # a dtype is written as torch's
-        for name, value in _fields(settings, dtype).items()
+        for name, value in _fields(settings, dtype, whole).items()
     )
 
 
-def _fields(settings: QuantizationSettings, dtype: str) -> dict[str, Any]:
+def _fields(settings: QuantizationSettings, dtype: str, whole: Sequence[str]) -> dict[str, Any]:
     """What transformers' config is made of."""
     import torch
 
+    apart = {"llm_int8_skip_modules": list(whole)} if whole else {}  # of 4 bits, too
     if settings.bits == 8:
-        return {"load_in_8bit": True}
+        return {"load_in_8bit": True, **apart}
     return {
+        **apart,
         "load_in_4bit": True,
         "bnb_4bit_quant_type": settings.type,
         "bnb_4bit_use_double_quant": settings.double_quant,

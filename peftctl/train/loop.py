@@ -214,14 +214,16 @@ def _halve(session: Session, work: Work, error: Exception, events: Events) -> No
     """Half the micro-batch from here on, in the recipe too. Raises MachineError where that helps nothing."""
     import torch
 
-    if session.accelerator.num_processes > 1 or work.most_rows == 1 or work.longest // 2 < LEAST_TOKENS:
-        row = f"a row of {work.longest} tokens" if work.most_rows == 1 else f"{work.longest} tokens"
+    # What a pass had: of rows that stay together over passes no more than the micro-batch.
+    longest = min(work.longest, session.collate.tokens or work.longest) if work.most_rows > 1 else work.longest
+    if session.accelerator.num_processes > 1 or work.most_rows == 1 or longest // 2 < LEAST_TOKENS:
+        row = f"a row of {work.longest} tokens" if work.most_rows == 1 else f"{longest} tokens"
         now = session.recipe.train.micro_batch_tokens
         raise MachineError(
             f"out of memory: {row} did not fit in a forward and backward pass on {session.accelerator.device}",
             hint=f"train.micro_batch_tokens (now {now}), data.max_length, or train.gradient_checkpointing: true",
         ) from error
-    tokens = work.longest // 2
+    tokens = longest // 2
     session.optimizer.zero_grad(set_to_none=True)
     if session.accelerator.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -230,7 +232,7 @@ def _halve(session: Session, work: Work, error: Exception, events: Events) -> No
     session.collate = replace(session.collate, tokens=tokens)
     events.emit(
         "warning",
-        message=f"step {session.step + 1}: out of memory with {work.longest} tokens in a pass; "
+        message=f"step {session.step + 1}: out of memory with {longest} tokens in a pass; "
         f"train.micro_batch_tokens is {tokens} from here on, as resolved.yaml says",
     )
 

@@ -204,3 +204,47 @@ def test_labels_are_in_the_resolved_recipe_in_the_order_of_their_numbers(tmp_pat
     run, _ = jobs.train(tmp_path, base(tmp_path, "bert"), task={"name": "seq_cls"})
     assert peftctl.load(run).model.config.id2label == {0: "2", 1: "9", 2: "10"}
     assert json.loads(json.dumps(jobs.manifest(run)["task"])) == "seq_cls"
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("rows", ["single", "tags"])
+def test_on_a_quantised_base_the_head_stays_whole(tmp_path: Path, bits: int, rows: str) -> None:
+    from peftctl.methods.parts import heads
+
+    model = {"dtype": "float32", "quantization": {"bits": bits}}
+    run = train(tmp_path, "bert", rows, model=model, train={**QUICK, "epochs": 2})
+    loaded = peftctl.load(run)
+    assert loaded.held_out()(loaded.model)["loss"] == pytest.approx(jobs.manifest(run)["metrics"]["loss"], rel=1e-5)
+    assert heads(loaded.model.get_base_model()) == ("classifier",)
+    assert "llm_int8_skip_modules=['classifier']" in (run / "adapter" / "README.md").read_text()
+    merge(open_source(run, None, print), tmp_path / "merged", Options())
+    assert (tmp_path / "merged" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["lora", "ia3", "full"])
+def test_what_a_method_and_a_head_leave_is_merged(tmp_path: Path, name: str) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    run = train(tmp_path, "bert", "single", method={"name": name}, train={**QUICK, "epochs": 2})
+    loaded = peftctl.load(run)
+    batch = loaded.collate(loaded.held_out().rows.encoded[:5])
+    if name == "full":
+        folder = run / "model"
+    else:
+        folder = tmp_path / "merged"
+        merge(open_source(run, None, print), folder, Options())
+    plain = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        wanted, found = loaded.model.eval()(**batch["inputs"]).logits, plain(**batch["inputs"]).logits
+    assert (wanted - found).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_a_head_that_peft_has_no_place_for_stands_beside_and_is_not_merged(tmp_path: Path) -> None:
+    method = {"name": "trainable_tokens", "token_indices": [200, 201, 202]}
+    run = train(tmp_path, "bert", "single", method=method, train={**QUICK, "epochs": 2})
+    assert (run / "adapter" / "heads.safetensors").exists()
+    assert jobs.manifest(run)["loads_with"] == "peftctl"
+    loaded = peftctl.load(run)
+    assert loaded.held_out()(loaded.model)["loss"] == pytest.approx(jobs.manifest(run)["metrics"]["loss"], rel=1e-5)
+    with pytest.raises(UsageError, match="its head stands beside what PEFT saves of trainable_tokens"):
+        open_source(run, None, print)
