@@ -28,7 +28,7 @@ class Contrastive:
         """``order`` [texts] puts the texts of ``inputs`` back in their order; ``anchors`` [rows] and ``candidates`` say
         which of them is what; ``right`` [rows], a row's own candidate; ``same`` [rows, candidates], what is no wrong
         one."""
-        vectors = embed(model, batch["inputs"], batch["pooling"])[batch["order"]]
+        vectors = embed(model, batch["inputs"], batch["pooling"], again=batch["again"])[batch["order"]]
         return of_rows(self.each(vectors, batch), batch, by_row=by_row)
 
     def each(self, vectors: Any, batch: Mapping[str, Any]) -> Any:

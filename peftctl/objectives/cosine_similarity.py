@@ -24,7 +24,7 @@ class CosineSimilarity:
     def step(self, model: Any, batch: Mapping[str, Any], *, by_row: bool = False) -> Loss:
         """``order`` [texts] puts the texts of ``inputs`` back in their order; ``anchors`` and ``candidates`` [rows] are
         a row's two; ``scores`` [rows]."""
-        vectors = embed(model, batch["inputs"], batch["pooling"])[batch["order"]]
+        vectors = embed(model, batch["inputs"], batch["pooling"], again=batch["again"])[batch["order"]]
         return of_rows(self.each(vectors, batch), batch, by_row=by_row)
 
     def each(self, vectors: Any, batch: Mapping[str, Any]) -> Any:

@@ -11,16 +11,16 @@ MEAN, FIRST, LAST = "mean", "cls", "last"
 POOLINGS = (MEAN, FIRST, LAST)
 
 
-def embed(model: Any, passes: Sequence[Mapping[str, Any]], pooling: str) -> Any:
+def embed(model: Any, passes: Sequence[Mapping[str, Any]], pooling: str, *, again: bool = True) -> Any:
     """[texts, width], float32, of length 1 each, of the texts in ``passes`` end to end.
 
-    Where there are several passes and a gradient is wanted, what one needs for it is made again on the way back and
+    Where there are several passes and a gradient is wanted, what one needs for it is made ``again`` on the way back and
     not kept, dropout included: memory is that of one pass (Gao et al. 2021, arXiv:2101.06983), the gradient the same.
     """
     import torch
     from torch.utils.checkpoint import checkpoint
 
-    if len(passes) == 1 or not torch.is_grad_enabled():
+    if len(passes) == 1 or not again or not torch.is_grad_enabled():
         return torch.cat([_pooled(model, inputs, pooling) for inputs in passes])
     return torch.cat([checkpoint(_pooled, model, inputs, pooling, use_reentrant=False) for inputs in passes])
 

@@ -20,6 +20,8 @@ from peftctl.text.tokens import Encoded
 RETRIEVAL, SIMILARITY = "retrieval", "similarity"
 OBJECTIVES = {RETRIEVAL: "contrastive", SIMILARITY: "cosine_similarity"}
 TEMPERATURE = 0.05
+# Tokens of a pass: enough to keep a processor busy, and so few that texts of one pass are of like length.
+PASS = 2048
 WRONG = "row of another kind"
 
 
@@ -124,10 +126,12 @@ class FeatureExtraction(Silent):
         return [_row([text.ids for (text,) in fitting], row.labels)]
 
     def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:
-        """The texts of all rows, the longest first, in passes of at most ``layout.tokens``.
+        """The texts of all rows, the longest first, in passes of like lengths, which together may have at most
+        ``layout.tokens`` for what they need on the way back to be kept.
 
         ``inputs``      a list of passes, each for the model's forward
         ``order``       [texts], where in the passes, end to end, a text is
+        ``again``       whether what a pass needs on the way back is made again
         ``anchors``     [rows], ``candidates`` [n], which texts they are; ``right`` [rows], the candidate of each row
         ``same``        [rows, n], other candidates that say what the row's own, or its anchor, says
         ``scores``      [rows]; ``temperature``, ``pooling``; ``rows``, ``count``
@@ -136,7 +140,8 @@ class FeatureExtraction(Silent):
 
         texts = [ids for row in rows for ids in _each(row)]
         by_length = sorted(range(len(texts)), key=lambda at: -len(texts[at]))
-        passes = padded.passes([len(texts[at]) for at in by_length], layout.tokens)
+        lengths = [len(texts[at]) for at in by_length]
+        passes = padded.passes(lengths, min(layout.tokens or PASS, PASS))
         encoded = [Encoded(texts[at], ()) for at in by_length]
         starts = np.cumsum([0, *(len(row.parts) for row in rows)])[:-1]
         candidates = [start + 1 for start in starts]
@@ -151,6 +156,7 @@ class FeatureExtraction(Silent):
             # Each text is a first one, which types would say nothing of.
             "inputs": [padded.inputs([encoded[at] for at in group], replace(layout, types=False)) for group in passes],
             "order": np.argsort(by_length),
+            "again": 0 < layout.tokens < sum(len(group) * lengths[group[0]] for group in passes),
             "anchors": starts,
             "candidates": np.array(candidates),
             "right": right,
