@@ -43,9 +43,7 @@ PROOFS = {
     "seq_cls": Proof("sentiment", {"macro_f1": "macro_f1", "accuracy": "accuracy"}),
     "token_cls": Proof("words", {"accuracy": "accuracy", "macro_f1": "macro_f1"}),
     "question_answering": Proof("meanings", {"exact_match": "exact_match", "f1": "f1"}),
-    "feature_extraction": Proof(
-        "messages", {"recall_at_1": "recall@1", "recall_at_10": "recall@10", "mrr": "mrr"}
-    ),
+    "feature_extraction": Proof("messages", {"recall_at_1": "recall@1", "recall_at_10": "recall@10", "mrr": "mrr"}),
 }
 
 
