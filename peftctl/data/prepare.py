@@ -83,16 +83,15 @@ def _decided(recipe: Recipe, sides: Sides | None, note: Note) -> tuple[Recipe, S
     """The recipe with what its training rows decide of the task, where that is left open. ``note`` hears what is odd
     about rows that were read."""
     task = TASKS[recipe.task.name]
-    asked = [f"task.{name}" for name in task.asks_rows if getattr(recipe.task, name) is None]
+    asked = task.asks_rows(recipe.task)
     if asked and recipe.data.streaming:
-        wanted = ", ".join(asked)
+        wanted = ", ".join(f"task.{name}" for name in asked)
         raise UsageError(f"data.streaming: a stream does not say what {task.name} needs to know: set {wanted}")
     if asked and not sides:
         sides = sources.read(recipe, note)
     examples = [sourced.example for sourced in sides[0].examples] if sides else []
-    if any(getattr(recipe.task, name) is None for name in task.uses):
-        origin = "from the rows" if asked else "default"
-        recipe = recipe.with_settings("task", origin, **task.decide(recipe.task, examples))
+    origin = "from the rows" if asked else "default"
+    recipe = recipe.with_settings("task", origin, **task.decide(recipe.task, examples))
     for odd in task_of(recipe.task).check(examples) if sides else ():
         note(odd)
     return recipe, sides

@@ -78,6 +78,7 @@ class Ragged:
         return tuple(self.values[slice(*self.bounds[at : at + 2])].tolist())
 
 
+NO_LABELS, NO_PARTS = np.empty(0, np.float64), np.empty(0, np.int32)
 ARRAYS = ("ids", "weights", "bounds", "labels", "labels_bounds", "parts", "parts_bounds")
 
 
@@ -98,8 +99,8 @@ def store(rows: Iterable[Encoded]) -> Stored:
     for row in rows:
         ids.append(np.fromiter(row.ids, np.int32, len(row)))
         weights.append(np.fromiter(row.weights, np.float32, len(row)))
-        labels.append(np.array(row.labels, np.float64))
-        parts.append(np.array(row.parts, np.int32))
+        labels.append(np.array(row.labels, np.float64) if row.labels else NO_LABELS)
+        parts.append(np.array(row.parts, np.int32) if row.parts else NO_PARTS)
     none = (np.empty(0, np.int32), np.empty(0, np.float32))
     return Stored(
         np.concatenate([none[0], *ids]),

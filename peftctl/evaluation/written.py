@@ -11,6 +11,7 @@ from peftctl.data.collate import Collator
 from peftctl.errors import DataError
 from peftctl.example import Example
 from peftctl.generate import generate_all
+from peftctl.model.load import attends_to
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,14 @@ class Writing:
         for number, (ids, _) in enumerate(asked):
             of_length[len(ids)].append(number)
         written = [""] * len(asked)
+        able = attends_to(model.config, collate.tokenizer) - collate.layout.virtual
         for length, numbers in sorted(of_length.items()):
-            most = max(1, collate.tokens // (length + self.max_new_tokens))
+            room = able if model.config.is_encoder_decoder else able - length
+            new = min(self.max_new_tokens, max(room, 1))  # a row has an answer, so there is room for one token at least
+            most = max(1, collate.tokens // (length + new))
             for start in range(0, len(numbers), most):
                 some = numbers[start : start + most]
-                answers = generate_all(model, collate.tokenizer, [asked[at][0] for at in some], self.max_new_tokens)
+                answers = generate_all(model, collate.tokenizer, [asked[at][0] for at in some], new)
                 for at, answer in zip(some, answers, strict=True):
                     written[at] = answer
         pairs = list(zip(written, (right for _, right in asked), strict=True))

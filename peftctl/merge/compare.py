@@ -151,9 +151,9 @@ def _cutting(task: Task) -> str:
 
 
 def _outputs(model: Any, row: Encoded, collate: Collator) -> Any:
-    """What the model says of a row, [positions, width], float32; of a long text the last ones of what is learned."""
+    """What the model says of a row's last positions, at most ``MOST``: [positions, width], float32."""
     said = outputs(collate.task, model, collate([row])["inputs"])
-    return said.reshape(-1, said.shape[-1])[-MOST:]
+    return said.reshape(-1, said.shape[-1])[-MOST:].clone()  # without the rest, which is wide
 
 
 def _loss(model: Any, rows: Sequence[Encoded], collate: Collator) -> float | None:

@@ -48,16 +48,19 @@ def auto_class(task: Task, config: Any) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
     own = task.model_class(config)
-    able = type(config) in own._model_mapping or own.__name__ in (getattr(config, "auto_map", None) or {})
-    if able or own is not AutoModelForCausalLM or config.is_encoder_decoder:
+    if _builds(own, config) or own is not AutoModelForCausalLM or config.is_encoder_decoder:
         return own
     return AutoModelForMultimodalLM if type(config) in AutoModelForMultimodalLM._model_mapping else own
 
 
 def has_class(task: Task, config: Any) -> bool:
     """Whether there is a class that builds the task's model of ``config``."""
-    own = auto_class(task, config)
-    return type(config) in own._model_mapping or own.__name__ in (getattr(config, "auto_map", None) or {})
+    return _builds(auto_class(task, config), config)
+
+
+def _builds(auto: Any, config: Any) -> bool:
+    """Whether the auto class knows a model of ``config``, or that brings its own code for it."""
+    return type(config) in auto._model_mapping or auto.__name__ in (getattr(config, "auto_map", None) or {})
 
 
 def misnamed(made: Any, config: Any) -> str:

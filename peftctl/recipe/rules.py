@@ -63,7 +63,7 @@ def _one_eval_source(document: Document) -> Iterator[Fault]:
 
 def _eval_needs_rows(document: Document) -> Iterator[Fault]:
     if document.at(("data", "eval")) is None:
-        for key in ("every", "best", "choices"):
+        for key in ("every", "best", "choices", "generate"):
             if document.at(("eval", key)) not in (None, False):
                 yield Fault(
                     document.place(("eval", key)), f"eval.{key}", "has no effect without held-out rows: set data.eval"
@@ -116,10 +116,33 @@ def _overlong_is_of_the_task(document: Document) -> Iterator[Fault]:
 
 def _choices_are_written(document: Document) -> Iterator[Fault]:
     name = document.at(("task", "name")) if isinstance(document.at(("task",)), dict) else document.at(("task",))
-    silent = isinstance(name, str) and name in TASKS and not TASKS[name].causal
-    if silent and document.at(("eval", "choices")) is not None:
-        place, also = document.place(("eval", "choices")), document.place(("task",))
-        yield Fault(place, "eval.choices", f"has no effect on {name}: it scores answers of causal_lm", also=also)
+    if not isinstance(name, str) or name not in TASKS:
+        return
+    for key, able, why in (
+        ("choices", TASKS[name].causal, "it scores answers of causal_lm"),
+        ("generate", TASKS[name].generates, "its model writes no text"),
+    ):
+        if not able and document.at(("eval", key)) is not None:
+            place, also = document.place(("eval", key)), document.place(("task",))
+            yield Fault(place, f"eval.{key}", f"has no effect on {name}: {why}", also=also)
+
+
+# What each kind of problem leaves without an effect.
+WITHOUT = {"regression": "labels", "similarity": "temperature"}
+
+
+def _problem_uses_what_is_said(document: Document) -> Iterator[Fault]:
+    section = document.at(("task",))
+    problem = section.get("problem") if isinstance(section, dict) else None
+    key = WITHOUT.get(problem) if isinstance(problem, str) else None
+    if key and section.get(key) is not None:
+        yield Fault(document.place(("task", key)), f"task.{key}", f"has no effect with problem: {problem}")
+
+
+def _labels_differ(document: Document) -> Iterator[Fault]:
+    labels = document.at(("task", "labels")) if isinstance(document.at(("task",)), dict) else None
+    if isinstance(labels, list) and len({str(label) for label in labels}) < len(labels):
+        yield Fault(document.place(("task", "labels")), "task.labels", "a label is repeated", str(labels))
 
 
 def _best_of_several(document: Document) -> Iterator[Fault]:
@@ -263,6 +286,8 @@ RULES: tuple[Rule, ...] = (
     _problem_is_of_the_task,
     _overlong_is_of_the_task,
     _choices_are_written,
+    _problem_uses_what_is_said,
+    _labels_differ,
     _best_of_several,
     _choices_differ,
     _project_needs_a_tracker,

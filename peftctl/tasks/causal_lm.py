@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,51 +10,26 @@ from peftctl.example import Conversation, Example, RowFault, Segment, Segments, 
 from peftctl.objectives.cross_entropy import token_scores
 from peftctl.tasks import texts
 from peftctl.tasks.contract import Batch, EncodedExample, Layout
+from peftctl.tasks.defaults import Defaults
 from peftctl.tasks.overlong import fit
 from peftctl.text import chat, tokens
 from peftctl.text.tokens import Encoded
 
 
 @dataclass(frozen=True)
-class CausalLM:
+class CausalLM(Defaults):
     name: str = "causal_lm"
     peft_type: str = "CAUSAL_LM"
     accepts: tuple[type[Example], ...] = (Conversation, Segments)
     objective: str = "cross_entropy"
     causal: bool = True
-    head: bool = False
     packs: bool = True
     generates: bool = True
     chats: bool = True
-    uses: tuple[str, ...] = ()
-    asks_rows: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    classes: bool = True
-    overlong: str = "drop"
     ways: tuple[str, ...] = ("drop", "truncate_start", "truncate_end", "split")
-    arguments: str = ""
-
-    def of(self, settings: Any) -> CausalLM:
-        return self
-
-    def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
-        return {}
 
     def probe(self, text: str) -> Segments:
         return Segments((Segment(text, 1.0),))
-
-    def unfit(self, config: Any, tokenizer: Any) -> str:
-        return ""
-
-    def check(self, examples: Sequence[Example]) -> list[str]:
-        return []
-
-    def configure(self, config: Any) -> None:
-        """Nothing: the head is the model's own."""
-
-    def learned(self, row: Encoded, tokenizer: Any) -> str:
-        return ""
 
     def fit(self, row: Encoded, longest: int, how: str, tokenizer: Any) -> list[Encoded]:
         return fit(row, longest, how, tokenizer.bos_token_id)
@@ -63,11 +37,6 @@ class CausalLM:
     def outputs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """Every logit of the rows, [rows, length, vocabulary], float32."""
         return model(**{**inputs, "use_cache": False}).logits.float()
-
-    def judge(
-        self, kept: Sequence[Any], rows: Sequence[Encoded], examples: Callable[[], Sequence[Example]]
-    ) -> Mapping[str, Any]:
-        return {}
 
     def prompt(self, asked: str | Sequence[Turn], tokenizer: Any) -> list[int]:
         """Ids of a plain prompt, or of turns with the template's generation prompt, as training saw them."""
@@ -188,12 +157,7 @@ class CausalLM:
         }
 
     def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
-        loss = sums["loss"] / sums["count"]
-        return {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            "token_accuracy": sums["right"] / sums["count"],
-        }
+        return texts.of_tokens(sums)
 
 
 def _sound(rows: list[Encoded | RowFault]) -> EncodedExample:

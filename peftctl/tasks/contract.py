@@ -112,16 +112,15 @@ class Task(Protocol):
     def ways(self) -> tuple[str, ...]:
         """What can be done with them at all."""
 
-    @property
-    def asks_rows(self) -> tuple[str, ...]:
-        """Those of them that follow from the training rows where the recipe leaves them open."""
+    def asks_rows(self, settings: Any) -> tuple[str, ...]:
+        """Which settings that section leaves open follow from the training rows alone."""
 
     def of(self, settings: Any) -> Task:
         """The task as the recipe's section ``task`` has it, with its labels and the like."""
 
     def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
         """What that section is where the recipe leaves it open. Raises DataError. ``examples`` of training are there
-        where something that ``asks_rows`` is open."""
+        where it ``asks_rows``."""
 
     def unfit(self, config: Any, tokenizer: Any) -> str:
         """Why a model of ``config`` cannot be asked what the task asks with rows of the tokenizer, or ""."""

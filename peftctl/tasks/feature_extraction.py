@@ -12,9 +12,9 @@ from peftctl.objectives.cosine_similarity import OBJECTIVE as COSINE
 from peftctl.objectives.embeddings import MEAN, embed
 from peftctl.tasks import padded
 from peftctl.tasks.contract import KEPT, Batch, EncodedExample, Layout
+from peftctl.tasks.defaults import Defaults
 from peftctl.tasks.ranks import retrieved
 from peftctl.tasks.scores import correlated
-from peftctl.tasks.silent import Silent
 from peftctl.text.tokens import Encoded
 
 RETRIEVAL, SIMILARITY = "retrieval", "similarity"
@@ -26,21 +26,16 @@ WRONG = "row of another kind"
 
 
 @dataclass(frozen=True)
-class FeatureExtraction(Silent):
+class FeatureExtraction(Defaults):
     name: str = "feature_extraction"
     peft_type: str = "FEATURE_EXTRACTION"
     accepts: tuple[type[Example], ...] = (Triple, Pair)
-    causal: bool = False
-    head: bool = False
-    packs: bool = False
     uses: tuple[str, ...] = ("problem", "pooling", "temperature")
-    asks_rows: tuple[str, ...] = ("problem",)
     problems: tuple[str, ...] = (RETRIEVAL, SIMILARITY)
     unused: tuple[str, ...] = ("pooler",)
     classes: bool = False
     overlong: str = "truncate_end"
     ways: tuple[str, ...] = ("drop", "truncate_start", "truncate_end")
-    arguments: str = ""
     problem: str = RETRIEVAL
     pooling: str = MEAN
     temperature: float = TEMPERATURE
@@ -57,18 +52,19 @@ class FeatureExtraction(Silent):
             temperature=settings.temperature or self.temperature,
         )
 
+    def asks_rows(self, settings: Any) -> tuple[str, ...]:
+        return () if settings.problem else ("problem",)
+
     def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
         """The problem by the first row: similarity where it has a score."""
         scored = bool(examples) and isinstance(examples[0], Pair) and examples[0].score is not None
         task = self.of(settings)
         problem = settings.problem or (SIMILARITY if scored else RETRIEVAL)
-        return {"problem": problem, "pooling": task.pooling, "temperature": task.temperature}
+        told = {"temperature": task.temperature} if problem == RETRIEVAL else {}
+        return {"problem": problem, "pooling": task.pooling, **told}
 
     def probe(self, text: str) -> Pair:
         return Pair(text, text, 1.0 if self.problem == SIMILARITY else None)
-
-    def unfit(self, config: Any, tokenizer: Any) -> str:
-        return ""
 
     def check(self, examples: Sequence[Example]) -> list[str]:
         """Raises DataError where all scores are the same."""
@@ -82,9 +78,6 @@ class FeatureExtraction(Silent):
 
         # Of a model that reads and writes, the part that reads.
         return AutoModelForTextEncoding if config is not None and config.is_encoder_decoder else AutoModel
-
-    def configure(self, config: Any) -> None:
-        """Nothing: there is no head."""
 
     def encode(self, examples: Sequence[Example], tokenizer: Any, learn: str = "assistant") -> list[EncodedExample]:
         """A row's texts end to end, each with its special tokens; ``parts`` are their lengths, the label the score."""

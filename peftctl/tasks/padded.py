@@ -52,21 +52,12 @@ def fit(row: Encoded, longest: int, how: str, tokenizer: Any) -> list[Encoded]:
         return [row]
     if how == "split":
         raise UsageError("data.overlong: split: what is learned of these rows is learned of the whole row")
-    special = row.ids[-1] in tokenizer.all_special_ids
-    return cut(row, longest, how, int(special))
-
-
-def cut(row: Encoded, longest: int, how: str, ends: int) -> list[Encoded]:
-    """What ``how`` makes of a row that is too long; its last ``ends`` tokens, which are special, are kept."""
     if how == "drop":
         return []
-    keep = longest - ends
-    tail = slice(len(row) - ends, len(row))
-    if how == "truncate_end":
-        head = slice(0, keep)
-    else:  # truncate_start keeps the first token, which is special in most, and what is next to the end
+    if how == "truncate_start":  # the first token, which is special in most, stays
         return [_joined(row, slice(0, 1), slice(len(row) - longest + 1, len(row)))]
-    return [_joined(row, head, tail)]
+    ends = int(row.ids[-1] in tokenizer.all_special_ids)  # and so does a special one at the end
+    return [_joined(row, slice(0, longest - ends), slice(len(row) - ends, len(row)))]
 
 
 def _joined(row: Encoded, *slices: slice) -> Encoded:

@@ -15,7 +15,7 @@ from peftctl.objectives.span_cross_entropy import OBJECTIVE as SPANS
 from peftctl.tasks import padded
 from peftctl.tasks.answers import scored
 from peftctl.tasks.contract import KEPT, Batch, EncodedExample, Layout
-from peftctl.tasks.silent import Silent
+from peftctl.tasks.defaults import Defaults
 from peftctl.text.tokens import Encoded
 
 # What transformers' own example of this task has for both.
@@ -25,22 +25,16 @@ NOWHERE = 0.0
 
 
 @dataclass(frozen=True)
-class QuestionAnswering(Silent):
+class QuestionAnswering(Defaults):
     name: str = "question_answering"
     peft_type: str = "QUESTION_ANS"
     accepts: tuple[type[Example], ...] = (Span,)
     objective: str = "span_cross_entropy"
-    causal: bool = False
     head: bool = True
-    packs: bool = False
     uses: tuple[str, ...] = ("no_answer", "stride", "max_answer_tokens")
-    asks_rows: tuple[str, ...] = ("no_answer",)
-    problems: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
     classes: bool = False
     overlong: str = "split"
     ways: tuple[str, ...] = ("drop", "split")
-    arguments: str = ""
     no_answer: bool = True
     stride: int = STRIDE
     longest_answer: int = LONGEST_ANSWER
@@ -50,6 +44,9 @@ class QuestionAnswering(Silent):
         stride = settings.stride if settings.stride is not None else self.stride
         longest = settings.max_answer_tokens or self.longest_answer
         return replace(self, no_answer=no_answer, stride=stride, longest_answer=longest)
+
+    def asks_rows(self, settings: Any) -> tuple[str, ...]:
+        return ("no_answer",) if settings.no_answer is None else ()
 
     def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
         """There may be no answer to a question if training has such a question."""
@@ -63,9 +60,6 @@ class QuestionAnswering(Silent):
 
     def probe(self, text: str) -> Span:
         return Span("What does it say?", text, ())
-
-    def unfit(self, config: Any, tokenizer: Any) -> str:
-        return ""
 
     def check(self, examples: Sequence[Example]) -> list[str]:
         unanswered = sum(not example.answers for example in examples if isinstance(example, Span))

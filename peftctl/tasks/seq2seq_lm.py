@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,43 +10,21 @@ from peftctl.example import Example, Pair, RowFault, Turn
 from peftctl.objectives.seq2seq_cross_entropy import OBJECTIVE as WRITES
 from peftctl.tasks import padded, texts
 from peftctl.tasks.contract import Batch, EncodedExample, Layout
+from peftctl.tasks.defaults import Defaults
 from peftctl.text.tokens import IGNORED, Encoded
 
 
 @dataclass(frozen=True)
-class Seq2SeqLM:
+class Seq2SeqLM(Defaults):
     name: str = "seq2seq_lm"
     peft_type: str = "SEQ_2_SEQ_LM"
     accepts: tuple[type[Example], ...] = (Pair,)
     objective: str = "seq2seq_cross_entropy"
-    causal: bool = False
-    head: bool = False
-    packs: bool = False
     generates: bool = True
-    chats: bool = False
-    uses: tuple[str, ...] = ()
-    asks_rows: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    classes: bool = True
-    overlong: str = "drop"
     ways: tuple[str, ...] = ("drop", "truncate_end")
-    arguments: str = ""
-
-    def of(self, settings: Any) -> Seq2SeqLM:
-        return self
-
-    def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
-        return {}
 
     def probe(self, text: str) -> Pair:
         return Pair(text, text)
-
-    def unfit(self, config: Any, tokenizer: Any) -> str:
-        return ""
-
-    def check(self, examples: Sequence[Example]) -> list[str]:
-        return []
 
     def prompt(self, asked: str | Sequence[Turn], tokenizer: Any) -> list[int]:
         """Ids of the text that is to be read, as training saw it."""
@@ -67,9 +44,6 @@ class Seq2SeqLM:
 
         return AutoModelForSeq2SeqLM
 
-    def configure(self, config: Any) -> None:
-        """Nothing: the head is the model's own."""
-
     def encode(self, examples: Sequence[Example], tokenizer: Any, learn: str = "assistant") -> list[EncodedExample]:
         """What is read and then what is written, which is learned; ``parts`` are their lengths."""
         rows = [example for example in examples if isinstance(example, Pair)]
@@ -85,9 +59,6 @@ class Seq2SeqLM:
                 ends = (tokenizer.eos_token_id,) if tokenizer.eos_token_id not in (None, target[-1]) else ()
                 made.append([_row(tuple(source.ids), (*target, *ends))])  # without an end nothing teaches to stop
         return made
-
-    def learned(self, row: Encoded, tokenizer: Any) -> str:
-        return ""
 
     def fit(self, row: Encoded, longest: int, how: str, tokenizer: Any) -> list[Encoded]:
         """The row with each of its texts at most ``longest``; one that is cut keeps its last token if it is special."""
@@ -120,17 +91,7 @@ class Seq2SeqLM:
         return {"loss": losses.sum(1).tolist(), "right": right.sum(1).tolist(), "count": learned.sum(1).tolist()}
 
     def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
-        loss = sums["loss"] / sums["count"]
-        return {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            "token_accuracy": sums["right"] / sums["count"],
-        }
-
-    def judge(
-        self, kept: Sequence[Any], rows: Sequence[Encoded], examples: Callable[[], Sequence[Example]]
-    ) -> Mapping[str, Any]:
-        return {}
+        return texts.of_tokens(sums)
 
 
 def _row(read: tuple[int, ...], written: tuple[int, ...]) -> Encoded:

@@ -11,8 +11,8 @@ from peftctl.example import Example, Labelled, RowFault
 from peftctl.tasks import labels as names
 from peftctl.tasks import padded
 from peftctl.tasks.contract import KEPT, Batch, EncodedExample, Layout
+from peftctl.tasks.defaults import Defaults
 from peftctl.tasks.scores import classified, correlated, several
-from peftctl.tasks.silent import Silent
 from peftctl.text.tokens import Encoded
 
 SINGLE, MULTI, REGRESSION = "single", "multi", "regression"
@@ -21,18 +21,13 @@ WRONG = "label of another kind"
 
 
 @dataclass(frozen=True)
-class SequenceClassification(Silent):
+class SequenceClassification(Defaults):
     name: str = "seq_cls"
     peft_type: str = "SEQ_CLS"
     accepts: tuple[type[Example], ...] = (Labelled,)
-    causal: bool = False
     head: bool = True
-    packs: bool = False
     uses: tuple[str, ...] = ("labels", "problem")
-    asks_rows: tuple[str, ...] = ("labels", "problem")
     problems: tuple[str, ...] = (SINGLE, MULTI, REGRESSION)
-    unused: tuple[str, ...] = ()
-    classes: bool = True
     overlong: str = "truncate_end"
     ways: tuple[str, ...] = ("drop", "truncate_start", "truncate_end")
     labels: tuple[str, ...] = ()
@@ -43,16 +38,27 @@ class SequenceClassification(Silent):
         return OBJECTIVES[self.problem]
 
     @property
+    def classes(self) -> bool:
+        return self.problem == SINGLE
+
+    @property
     def arguments(self) -> str:
         return f", num_labels={1 if self.problem == REGRESSION else len(self.labels)}"
 
     def of(self, settings: Any) -> SequenceClassification:
         return replace(self, labels=settings.labels or (), problem=settings.problem or SINGLE)
 
+    def asks_rows(self, settings: Any) -> tuple[str, ...]:
+        if settings.problem == REGRESSION:
+            return ()
+        return tuple(name for name in self.uses if getattr(settings, name) is None)
+
     def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
         """The problem by the first row's label, and every label there is, where the recipe says neither."""
         labels = [example.label for example in examples if isinstance(example, Labelled)]
         problem = settings.problem or next((_kind(label) for label in labels), SINGLE)
+        if settings.labels and not settings.problem and problem == REGRESSION:
+            problem = SINGLE  # what has names is no quantity
         if problem == REGRESSION or settings.labels:
             return {"problem": problem}
         flat = (name for label in labels for name in (label if isinstance(label, tuple) else (str(label),)))

@@ -1,11 +1,22 @@
-"""Texts that were written against those that should have been."""
+"""Texts that were written against those that should have been, and how well their tokens were foreseen."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 Pairs = Sequence[tuple[str, str]]
+
+
+def of_tokens(sums: Mapping[str, float]) -> dict[str, float]:
+    """From sums over tokens of the ``loss``, of those that were the likeliest (``right``) and of their weight."""
+    loss = sums["loss"] / sums["count"]
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "token_accuracy": sums["right"] / sums["count"],
+    }
 
 
 def exact_match(pairs: Pairs) -> float:

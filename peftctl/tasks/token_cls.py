@@ -13,8 +13,8 @@ from peftctl.objectives.class_cross_entropy import OBJECTIVE as CLASSES
 from peftctl.tasks import labels as names
 from peftctl.tasks import padded
 from peftctl.tasks.contract import KEPT, Batch, EncodedExample, Layout
+from peftctl.tasks.defaults import Defaults
 from peftctl.tasks.scores import classified, entities
-from peftctl.tasks.silent import Silent
 from peftctl.text.tokens import IGNORED, Encoded
 
 # Tags of spans of words: B- where one begins, I- within it, O outside.
@@ -22,20 +22,13 @@ SPANS = ("B-", "I-")
 
 
 @dataclass(frozen=True)
-class TokenClassification(Silent):
+class TokenClassification(Defaults):
     name: str = "token_cls"
     peft_type: str = "TOKEN_CLS"
     accepts: tuple[type[Example], ...] = (Tagged,)
     objective: str = "class_cross_entropy"
-    causal: bool = False
     head: bool = True
-    packs: bool = False
     uses: tuple[str, ...] = ("labels",)
-    asks_rows: tuple[str, ...] = ("labels",)
-    problems: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    classes: bool = True
-    overlong: str = "drop"
     ways: tuple[str, ...] = ("drop", "truncate_start", "truncate_end")
     labels: tuple[str, ...] = ()
 
@@ -46,6 +39,9 @@ class TokenClassification(Silent):
     def of(self, settings: Any) -> TokenClassification:
         return replace(self, labels=settings.labels or ())
 
+    def asks_rows(self, settings: Any) -> tuple[str, ...]:
+        return () if settings.labels else ("labels",)
+
     def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
         tags = (tag for example in examples if isinstance(example, Tagged) for tag in example.tags)
         return {"labels": settings.labels or names.found(tags, "tag")}
@@ -53,9 +49,6 @@ class TokenClassification(Silent):
     def probe(self, text: str) -> Tagged:
         words = tuple(text.split())
         return Tagged(words, (self.labels[0],) * len(words))
-
-    def unfit(self, config: Any, tokenizer: Any) -> str:
-        return ""
 
     def check(self, examples: Sequence[Example]) -> list[str]:
         seen = {tag for example in examples if isinstance(example, Tagged) for tag in example.tags}

@@ -12,8 +12,10 @@ import torch
 
 import peftctl
 from peftctl.errors import DataError, RecipeError, UsageError
+from peftctl.events import Events
 from peftctl.merge.merge import Options, merge
 from peftctl.merge.source import open_source
+from peftctl.run import open_run
 from tests import jobs, tiny
 
 COLOURS, ANIMALS = ("red", "blue", "green", "black"), ("cat", "dog", "cow")
@@ -179,6 +181,41 @@ def test_a_class_without_rows_is_told_and_one_of_held_out_rows_alone_is_a_fault(
     tiny.jsonl(tmp_path / "eval.jsonl", [{"text": "a cow", "label": "w"}])
     with pytest.raises(DataError, match=r"eval.jsonl:1: label 'w' is none of the labels; allowed: x, y"):
         jobs.train(tmp_path, model, "two", task={"name": "seq_cls"}, data={"eval": "eval.jsonl"})
+
+
+@pytest.mark.parametrize("rows", ["single", "multi", "regression", "tags"])
+def test_the_resolved_recipe_gives_the_same_bits(tmp_path: Path, rows: str) -> None:
+    from peftctl.reproduce import reproduce
+
+    run = train(tmp_path, "bert", rows, train={**QUICK, "epochs": 1})
+    assert reproduce(open_run(run), None, Events()).same
+
+
+def test_a_stream_has_to_be_told_its_labels_and_numbers_have_none(tmp_path: Path) -> None:
+    streamed = {"train": {**QUICK, "epochs": None, "max_steps": 2}, "data": {"eval": None, "streaming": True}}
+    with pytest.raises(
+        UsageError, match=r"a stream does not say what seq_cls needs to know: set task.labels, task.problem"
+    ):
+        train(tmp_path, "bert", "single", **streamed)
+    run = train(tmp_path, "bert", "regression", task={"name": "seq_cls", "problem": "regression"}, **streamed)
+    assert jobs.manifest(run)["steps"] == 2
+
+
+@pytest.mark.parametrize(("task", "said"), [
+    ({"name": "seq_cls", "labels": ["a", "b", "a"]}, "task.labels: a label is repeated"),
+    ({"name": "seq_cls", "labels": ["a", "b"], "problem": "regression"},
+     "task.labels: has no effect with problem: regression"),
+    ({"name": "feature_extraction", "temperature": 0.1, "problem": "similarity"},
+     "task.temperature: has no effect with problem: similarity"),
+])  # fmt: skip
+def test_what_contradicts_itself_is_a_fault(tmp_path: Path, task: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        train(tmp_path, "bert", "single", task=task)
+
+
+def test_what_writes_nothing_is_not_asked_to(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"eval.generate: has no effect on seq_cls: its model writes no text"):
+        train(tmp_path, "bert", "single", eval={"generate": {}})
 
 
 def test_what_has_no_effect_on_a_task_is_a_fault(tmp_path: Path, tiny_model: Path) -> None:
