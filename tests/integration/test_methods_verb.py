@@ -58,7 +58,7 @@ def test_every_method_has_a_row_that_says_what_the_table_says() -> None:
     assert found["loha"][1] == "all but gpt2"
     assert found["bitfit"][1] == "gpt2, qwen2"
     assert found["lokr"][3:5] == ["no", "yes"]
-    assert found["prefix_tuning"][5:] == ["no", "no", "no"]
+    assert found["prefix_tuning"][6:] == ["no", "no", "no"]
     assert "qlora: lora with model.quantization" in out
 
 
