@@ -115,19 +115,28 @@ def export(
     run: RunPath,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
     to: Annotated[str, typer.Option(help="The form it is to take.")],
+    type_: Annotated[
+        str | None, typer.Option("--type", help="The numbers that are written, where the form leaves a choice.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Load what was written in the program it is for, and compare.")
+    ] = True,
+    base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Ship what a run left, checked."""
+    """Ship what a run left, checked in the program it is for before it is published."""
     from peftctl import console, quiet
+    from peftctl.exporters.export import Asked
     from peftctl.exporters.export import export as publish
     from peftctl.run import open_run
 
     quiet.no_progress_bars()
-    manifest = publish(open_run(run), out, to, console.note)
+    manifest = publish(open_run(run), out, Asked(to, type_, base, verify), console.note)
     if as_json:
         console.say_json(manifest)
     else:
-        console.say(f"{out}: {to}, verified: {manifest['verified']}")
+        why = f" ({manifest['reason']})" if "reason" in manifest else ""
+        console.say(f"{out}: {to}, verified: {manifest['verified']}{why}")
 
 
 def _ids(loaded: Any, asked: str, system: str | None, *, plain: bool) -> list[int]:

@@ -2,43 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import held, inventory, publish_directory, sha256, write_json
-from peftctl.errors import UsageError
+from peftctl.errors import MachineError, UsageError
 from peftctl.exporters import EXPORTERS
+from peftctl.exporters.contract import Exporter, Job
 from peftctl.nearest import nearest
 from peftctl.run import Run
 
+SCRATCH = ".scratch"
 
-def export(run: Run, out: Path, to: str, note: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Publish the run's result as ``to`` in ``out`` and return the manifest written there. ``note`` hears what takes
-    time.
 
-    Raises UsageError where there is no such form, or where it or ``out`` will not do; VerificationError where what
-    was written differs from the run. Then ``out`` does not exist.
+@dataclass(frozen=True)
+class Asked:
+    """What the user chooses. ``type``: of numbers, None for the exporter's own choice."""
+
+    to: str
+    type: str | None = None
+    base: Path | None = None
+    verify: bool = True
+
+
+def export(run: Run, out: Path, asked: Asked, note: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Publish the run's result in ``out`` and return the manifest written there. ``note`` hears what takes time.
+
+    Raises UsageError where there is no such form, or where it or ``out`` will not do; MachineError where a program to
+    check it with is not installed; VerificationError where what was written differs from the run. Then ``out`` does not
+    exist.
     """
-    if to not in EXPORTERS:
-        near = nearest(to, EXPORTERS)
-        meant = f"; did you mean {near}?" if near else ""
-        raise UsageError(f"--to: no such form (found {to!r}); allowed: {', '.join(EXPORTERS)}{meant}")
-    exporter = EXPORTERS[to]
+    exporter = _exporter(asked.to)
+    type_ = _type(exporter, asked.type)
+    if asked.base is not None and not exporter.opens_base:
+        raise UsageError(f"--base: has no effect on {exporter.name}, which the base is no part of")
+    if asked.verify:
+        _check_installed(exporter)
     run.check_intact()
-    exporter.check(run)
-    asked = {"to": to, "run": str(run.path), "run_sha256": sha256(run.path / "manifest.json")}
-    if (there := held(out, asked)) is not None:
+    exporter.check(run, type_)
+    says = {
+        "to": asked.to,
+        "type": type_ or None,
+        "verify": asked.verify,
+        "run": str(run.path),
+        "run_sha256": sha256(run.path / "manifest.json"),
+    }
+    if (there := held(out, says)) is not None:
         note(f"{out} holds this already")
         return there
     if out.absolute().is_relative_to(run.artifact):
         raise UsageError(f"{out}: lies in {run.artifact}, which is to be exported", "name a place outside of it")
     with publish_directory(out.absolute()) as folder:
-        verified = exporter.verify(run, folder, exporter.write(run, folder, note))
+        scratch = folder / SCRATCH
+        scratch.mkdir()
+        job = Job(run, folder, scratch, type_, asked.base, note)
+        written = exporter.write(job)
+        verified: Mapping[str, Any] = {"verified": "no", "reason": "--no-verify"}
+        if asked.verify:
+            verified = exporter.verify(job, written)
+        shutil.rmtree(scratch)
         manifest = {
             "manifest": 1,
             "kind": "export",
-            **asked,
+            **says,
             "base": run.manifest["base"],
             "quantization": run.manifest.get("quantization"),
             **verified,
@@ -46,3 +76,34 @@ def export(run: Run, out: Path, to: str, note: Callable[[str], None] = lambda _:
         }
         write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _exporter(to: str) -> Exporter:
+    if to not in EXPORTERS:
+        raise UsageError(f"--to: no such form (found {to!r}); allowed: {', '.join(EXPORTERS)}{_meant(to, EXPORTERS)}")
+    return EXPORTERS[to]
+
+
+def _type(exporter: Exporter, asked: str | None) -> str:
+    if asked is None:
+        return next(iter(exporter.types), "")
+    if not exporter.types:
+        raise UsageError(f"--type: has no effect on {exporter.name} (found {asked})")
+    if asked not in exporter.types:
+        allowed = ", ".join(exporter.types)
+        raise UsageError(f"--type: no such type (found {asked!r}); allowed: {allowed}{_meant(asked, exporter.types)}")
+    return asked
+
+
+def _meant(word: str, allowed: Mapping[str, Any] | tuple[str, ...]) -> str:
+    near = nearest(word, allowed)
+    return f"; did you mean {near}?" if near else ""
+
+
+def _check_installed(exporter: Exporter) -> None:
+    for module, extra in exporter.checked_with.items():
+        if find_spec(module) is None:
+            raise MachineError(
+                f"{exporter.name} is checked with {module}, which is not installed",
+                f"pip install 'peftctl[{extra}]', or --no-verify, which the manifest will say",
+            )

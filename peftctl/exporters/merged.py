@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from peftctl.exporters.contract import Job
 from peftctl.merge import files, merge
-from peftctl.merge.source import Source, check_merges, open_source
+from peftctl.merge.source import check_merges, open_source
 from peftctl.run import Run
-
-
-@dataclass(frozen=True)
-class Written:
-    """``facts``: what merging says of what it did and how that was checked."""
-
-    source: Source
-    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,18 +17,22 @@ class Merged:
     name: str = "merged"
     summary: str = "the model with the adapter in its weights, as transformers loads it by itself"
 
-    def check(self, run: Run) -> None:
+    types: tuple[str, ...] = ()
+    opens_base: bool = True
+    checked_with: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, run: Run, type_: str) -> None:
         check_merges(run)
 
-    def write(self, run: Run, folder: Path, note: Callable[[str], None]) -> Written:
-        source = open_source(run.path, None, note)
-        return Written(source, merge.write(source, folder, merge.Options(), note))
+    def write(self, job: Job) -> dict[str, Any]:
+        source = open_source(job.run.path, job.base, job.note)
+        facts = merge.write(source, job.folder, merge.Options(), job.note)
+        files.card(source, facts["how"] | facts["checked"], job.folder)
+        return facts
 
-    def verify(self, run: Run, folder: Path, written: Written) -> Mapping[str, Any]:
+    def verify(self, job: Job, written: dict[str, Any]) -> Mapping[str, Any]:
         """What merging compared while it had the weights at hand."""
-        facts = written.facts
-        files.card(written.source, facts["how"] | facts["checked"], folder)
-        return {"how": facts["how"], **facts["checked"]}
+        return {"how": written["how"], **written["checked"]}
 
 
 EXPORTER = Merged()

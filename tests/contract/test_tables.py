@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ from pydantic import Field
 
 from peftctl import exporters, formats, methods
 from peftctl.example import Example, Segment, Segments
-from peftctl.exporters.export import export
+from peftctl.exporters.contract import Job
+from peftctl.exporters.export import Asked, export
 from peftctl.formats.contract import text_of
 from peftctl.methods import Anatomy, DataFacts, MethodSettings
 from peftctl.methods.contract import TargetedSettings
@@ -69,15 +70,18 @@ class Names:
 
     name: str = "names"
     summary: str = "the targets, one a line"
+    types: tuple[str, ...] = ()
+    opens_base: bool = False
+    checked_with: Mapping[str, str] = field(default_factory=dict)
 
-    def check(self, run: Run) -> None:
+    def check(self, run: Run, type_: str) -> None:
         """It takes every run."""
 
-    def write(self, run: Run, folder: Path, note: Callable[[str], None]) -> None:
-        (folder / "targets.txt").write_text("\n".join(run.manifest["targets"]))
+    def write(self, job: Job) -> None:
+        (job.folder / "targets.txt").write_text("\n".join(job.run.manifest["targets"]))
 
-    def verify(self, run: Run, folder: Path, written: None) -> Mapping[str, Any]:
-        assert (folder / "targets.txt").read_text().splitlines() == run.manifest["targets"]
+    def verify(self, job: Job, written: None) -> Mapping[str, Any]:
+        assert (job.folder / "targets.txt").read_text().splitlines() == job.run.manifest["targets"]
         return {"verified": "yes"}
 
 
@@ -95,5 +99,5 @@ def test_a_toy_format_method_and_exporter_need_one_table_entry_each(
     assert jobs.manifest(run)["method"] == {"name": "last_layer", "strength": 2.0}
     assert jobs.manifest(run)["trainable_parameters"] == 2 * 2 * 16
     assert next(event for event in events if event["event"] == "data")["kept"] == 16
-    export(open_run(run), tmp_path / "out", "names")
+    export(open_run(run), tmp_path / "out", Asked("names"))
     assert len((tmp_path / "out" / "targets.txt").read_text().splitlines()) == 4

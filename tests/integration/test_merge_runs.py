@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import peftctl
 from peftctl.errors import MachineError, UsageError, VerificationError
-from peftctl.exporters.export import export
+from peftctl.exporters.export import Asked, export
 from peftctl.merge import check, compare, memory, stream
 from peftctl.merge.adapters import Combine
 from peftctl.merge.merge import Options, merge
@@ -163,7 +163,7 @@ def test_what_cannot_be_merged_is_refused_before_weights_are_read(
     with pytest.raises(UsageError, match=r"cannot be merged: it changes no weight(?s:.)*--to adapter"):
         open_source(run, None, lambda _: None)
     with pytest.raises(UsageError, match="cannot be merged"):
-        export(open_run(run), tmp_path / "out", "merged")
+        export(open_run(run), tmp_path / "out", Asked("merged"))
 
 
 def test_a_full_run_and_a_merged_model_are_models_already(tmp_path: Path, tiny_model: Path, run: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_model_that_does_not_fit_is_compared_layer_by_layer(
 
 def test_export_to_merged_is_the_same_merge(tmp_path: Path, run: Path) -> None:
     merged(run, tmp_path / "out")
-    facts = export(open_run(run), tmp_path / "exported", "merged")
+    facts = export(open_run(run), tmp_path / "exported", Asked("merged"))
     assert facts["verified"] == "yes"
     assert differing(tensors(tmp_path / "exported"), tensors(tmp_path / "out")) == []
     with pytest.raises(UsageError, match="a merged model already"):
@@ -304,7 +304,7 @@ def test_a_runs_adapter_stands_for_the_run_and_an_export_for_what_it_says(
     source = open_source(run / "adapter", None, heard.append)
     assert source.run is not None
     assert heard == [f"{run / 'adapter'} is what {run} published, and is merged as that run"]
-    export(open_run(run), tmp_path / "out", "adapter")
+    export(open_run(run), tmp_path / "out", Asked("adapter"))
     other = tiny.save(tmp_path / "other", tiny.llama(seed=5))
     for path in (run / "adapter", tmp_path / "out"):
         assert open_source(path, tiny_model, print).forced == ""
@@ -317,7 +317,7 @@ def test_a_runs_adapter_stands_for_the_run_and_an_export_for_what_it_says(
 def test_an_export_whose_manifest_is_damaged_is_refused(
     tmp_path: Path, run: Path, tiny_model: Path, damage: dict[str, Any]
 ) -> None:
-    export(open_run(run), tmp_path / "out", "adapter")
+    export(open_run(run), tmp_path / "out", Asked("adapter"))
     manifest = tmp_path / "out" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **damage}))
     with pytest.raises(UsageError, match=r"manifest.json is damaged"):

@@ -19,7 +19,7 @@ from peftctl.atomic import lock, sha256
 from peftctl.cli import app
 from peftctl.console import adapters
 from peftctl.errors import UsageError, VerificationError
-from peftctl.exporters.export import export
+from peftctl.exporters.export import Asked, export
 from peftctl.inspection import journal, own, published, runs
 from peftctl.inspection.able import Able
 from peftctl.inspection.adapter import adapter_facts
@@ -226,7 +226,7 @@ def test_what_a_run_exports_and_merges_is_what_the_verbs_take(run: Path, tmp_pat
     assert facts.run == str(run)
     assert (facts.merges, facts.exports) == (Able(True), {"adapter": Able(True), "merged": Able(True)})
     source.open_source(run, None, lambda _: None)
-    export(open_run(run), tmp_path / "out", "adapter")
+    export(open_run(run), tmp_path / "out", Asked("adapter"))
     exported = adapter_facts(tmp_path / "out")
     assert (exported.run, exported.exports, exported.merges.able) == ("", {}, True)
     assert source.open_source(tmp_path / "out", None, lambda _: None).run is None
@@ -235,7 +235,7 @@ def test_what_a_run_exports_and_merges_is_what_the_verbs_take(run: Path, tmp_pat
     changed = Able(False, "files of its run are not what was published")
     assert (facts.merges, facts.exports) == (changed, {"adapter": changed, "merged": changed})
     with pytest.raises(VerificationError):
-        export(open_run(run), tmp_path / "again", "adapter")
+        export(open_run(run), tmp_path / "again", Asked("adapter"))
 
 
 def test_a_base_of_the_same_shapes_that_was_not_trained_on_does_not_fit(
