@@ -116,7 +116,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
     to: Annotated[str, typer.Option(help="The form it is to take.")],
     type_: Annotated[
-        str | None, typer.Option("--type", help="The numbers that are written, where the form leaves a choice.")
+        str | None, typer.Option("--type", help="What is written, numbers or parts, where the form leaves a choice.")
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Load what was written in the program it is for, and compare.")

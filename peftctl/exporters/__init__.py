@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from peftctl.exporters import adapter, merged
+from peftctl.exporters import adapter, merged, vllm
 from peftctl.exporters.contract import Exporter
 
-EXPORTERS: dict[str, Exporter] = {exporter.name: exporter for exporter in (adapter.EXPORTER, merged.EXPORTER)}
+EXPORTERS: dict[str, Exporter] = {
+    exporter.name: exporter for exporter in (adapter.EXPORTER, merged.EXPORTER, vllm.EXPORTER)
+}
 
 __all__ = ["EXPORTERS", "Exporter"]

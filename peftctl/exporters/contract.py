@@ -13,7 +13,7 @@ from peftctl.run import Run
 @dataclass(frozen=True)
 class Job:
     """One export. ``folder`` is to be filled, and gets its name when all is checked; what is in ``scratch``, on the
-    same disk, is removed before. ``type``: the numbers that are written, one of the exporter's ``types``, or "".
+    same disk, is removed before. ``type``: what is written, numbers or parts, one of the exporter's ``types``, or "".
     ``base``: where the run's base model is now, if not where it was. ``note`` hears what takes time.
     """
 
@@ -38,7 +38,8 @@ class Exporter(Protocol):
 
     @property
     def types(self) -> tuple[str, ...]:
-        """The types of numbers it can write, that which it writes unasked first; none where that is no choice."""
+        """What it can write, types of numbers or parts of the result, that which it writes unasked first; none where
+        that is no choice."""
 
     @property
     def opens_base(self) -> bool:

@@ -21,7 +21,7 @@ SCRATCH = ".scratch"
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user chooses. ``type``: of numbers, None for the exporter's own choice."""
+    """What the user chooses. ``type``: of what is written, None for the exporter's own choice."""
 
     to: str
     type: str | None = None

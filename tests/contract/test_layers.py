@@ -22,7 +22,7 @@ NO_MEMBERS = {
     "presets", "experts", "mixture", "start_text", "names", "lora_settings", "lora_places", "lora_plan", "lora_start",
     "generic", "generic_counts", "generic_facts", "generic_limits", "generic_settings", "generic_shapes",
     "generic_special", "prefix_cache", "parts", "defaults", "embeddings", "answers", "labels", "overlong", "padded",
-    "ranks", "scores", "texts", "whole",
+    "ranks", "scores", "texts", "whole", "vllm_rules", "vllm_serve", "vllm_compare",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "safetensors", "huggingface_hub"}
 LIGHT = ("cli", "recipe", "methods", "tasks", "formats", "objectives", "errors", "settings", "example", "text", "data")
