@@ -122,21 +122,34 @@ def export(
         bool, typer.Option("--verify/--no-verify", help="Load what was written in the program it is for, and compare.")
     ] = True,
     base: Base = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/REPO", help="Upload it to the hub, too, with the token of HF_TOKEN or the cache."),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Where --push makes the repo, make it private.")] = False,
     as_json: Json = False,
 ) -> None:
     """Ship what a run left, checked in the program it is for before it is published."""
     from peftctl import console, quiet
+    from peftctl.exporters import push as hub
     from peftctl.exporters.export import Asked
     from peftctl.exporters.export import export as publish
     from peftctl.run import open_run
 
+    if private and push is None:
+        raise UsageError("--private: has no effect without --push")
     quiet.no_progress_bars()
-    manifest = publish(open_run(run), out, Asked(to, type_, base, verify), console.note)
-    if as_json:
-        console.say_json(manifest)
-    else:
+    target = hub.target(push, private) if push is not None else None
+    opened = open_run(run)
+    manifest = publish(opened, out, Asked(to, type_, base, verify), console.note)
+    if not as_json:
         why = f" ({manifest['reason']})" if "reason" in manifest else ""
         console.say(f"{out}: {to}, verified: {manifest['verified']}{why}")
+    pushed = hub.push(opened, out, manifest, target, console.note) if target else None
+    if as_json:
+        console.say_json(manifest | ({"push": pushed} if pushed else {}))
+    elif pushed:
+        console.say(f"{pushed['repo']}: {pushed['url']}")
 
 
 def _ids(loaded: Any, asked: str, system: str | None, *, plain: bool) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import write_json, write_text
+from peftctl.card import training
 from peftctl.generate import stop_ids
 from peftctl.merge.source import Source
 from peftctl.model import load
@@ -102,14 +103,7 @@ def card(source: Source, facts: Mapping[str, Any], folder: Path) -> None:
     lines += ["Several adapters were combined; manifest.json says how.", ""] if several else []
     lines += [f"**The base is not the one that was trained on**: {source.forced}", ""] if source.forced else []
     if run is not None and not several and not source.forced:
-        data, metrics = run.manifest["data"], run.manifest["metrics"]
-        rows = data["train"].get("rows")
-        lines += ["## Training", ""]
-        lines += [f"- task: {run.manifest['task']}", f"- steps: {run.manifest['steps']}"]
-        lines += [f"- rows: {rows:,}"] if rows else []
-        lines += [f"- trained parameters: {run.manifest['trainable_parameters']:,}"]
-        lines += [f"- held-out {name}: {value:.4g}" for name, value in metrics.items() if isinstance(value, float)]
-        lines += [""]
+        lines += [training(run)]
     lines += ["## Merging", ""]
     # Not how long it took: the same merge gives the same bytes.
     lines += [f"- weights: {facts['dtype']}, merged {facts['way']} onto {facts['onto']}"]
