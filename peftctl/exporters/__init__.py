@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from peftctl.exporters import adapter, gguf, merged, onnx, vllm
+from peftctl.exporters import adapter, merged, vllm
 from peftctl.exporters.contract import Exporter
 
 EXPORTERS: dict[str, Exporter] = {
-    exporter.name: exporter
-    for exporter in (adapter.EXPORTER, merged.EXPORTER, gguf.EXPORTER, vllm.EXPORTER, onnx.EXPORTER)
+    exporter.name: exporter for exporter in (adapter.EXPORTER, merged.EXPORTER, vllm.EXPORTER)
 }
 
 __all__ = ["EXPORTERS", "Exporter"]

@@ -1,1 +1,0 @@
-"""GGUF files: what llama.cpp, and all that is built on it, loads."""
