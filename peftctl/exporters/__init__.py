@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from peftctl.exporters import adapter, merged, vllm
+from peftctl.exporters import adapter, gguf, gguf_lora, merged, ollama, vllm
 from peftctl.exporters.contract import Exporter
 
-EXPORTERS: dict[str, Exporter] = {
-    exporter.name: exporter for exporter in (adapter.EXPORTER, merged.EXPORTER, vllm.EXPORTER)
-}
+MEMBERS: tuple[Exporter, ...] = (
+    adapter.EXPORTER, merged.EXPORTER, gguf.EXPORTER, gguf_lora.EXPORTER, ollama.EXPORTER, vllm.EXPORTER,
+)  # fmt: skip
+EXPORTERS: dict[str, Exporter] = {exporter.name: exporter for exporter in MEMBERS}
 
 __all__ = ["EXPORTERS", "Exporter"]

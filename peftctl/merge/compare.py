@@ -28,6 +28,7 @@ LONGEST, ROWS = 512, 16  # tokens of a row, and rows
 LOOKED_INTO = 4  # rows of which logits are compared, beside the loss
 MOST = 32  # positions of a row that are compared: logits are wide
 SHARE = 0.5  # of the memory that is free, for the one model that is in it at a time
+CUTTING = ("truncate_end", "truncate_start", "split")  # ways to deal with long rows that leave something of them
 PROMPTS = (
     "The tide went out before noon, and by evening the boats",
     "Three times seven is",
@@ -38,9 +39,9 @@ PROMPTS = (
 )  # fmt: skip
 
 
-def fits(source: Source) -> bool:
-    """Whether one whole model in float32 takes less than half of the memory that is free."""
-    with Weights(identity.weight_files(source.base.folder)) as weights:
+def fits(folder: Path) -> bool:
+    """Whether the whole model in ``folder`` takes, in float32, less than half of the memory that is free."""
+    with Weights(identity.weight_files(folder)) as weights:
         numbers = sum(prod(stored.shape) for stored in weights.stored.values())
     return 4 * numbers <= SHARE * memory.available()
 
@@ -124,15 +125,16 @@ def _held_out(source: Source, tokenizer: Any, note: Callable[[str], None]) -> li
     try:
         source.run.check_data()
         examples: Sequence[Sourced] = sources.held_out(recipe)[:ROWS]
+        if not examples:
+            return []
+        longest = min(recipe.data.max_length or LONGEST, LONGEST)
+        overlong = recipe.data.overlong if recipe.data.overlong in CUTTING else _cutting(source.task)
+        encoding = Encoding(source.task, tokenizer, longest, recipe.data.learn, overlong)
+        counted = replace(sources.tally(recipe.data), read=len(examples))
+        encoded = encode(sources.Side(examples, counted), encoding, "held-out").encoded
     except (PeftctlError, OSError) as error:
         note(f"the run's held-out rows cannot be used to compare: {error}")
         return []
-    if not examples:
-        return []
-    longest = min(recipe.data.max_length or LONGEST, LONGEST)
-    encoding = Encoding(source.task, tokenizer, longest, recipe.data.learn, _cutting(source.task))
-    counted = replace(sources.tally(recipe.data), read=len(examples))
-    encoded = encode(sources.Side(examples, counted), encoding, "held-out").encoded
     return [encoded[number] for number in range(len(encoded))]
 
 
@@ -147,7 +149,7 @@ def _prompts(task: Task, tokenizer: Any) -> list[Encoded]:
 
 def _cutting(task: Task) -> str:
     """A way to deal with long rows that leaves something of them."""
-    return next(way for way in ("truncate_end", "split") if way in task.ways)
+    return next(way for way in CUTTING if way in task.ways)
 
 
 def _outputs(model: Any, row: Encoded, collate: Collator) -> Any:

@@ -149,7 +149,7 @@ def _beside(source: Source, config: Any, folder: Path) -> None:
 def _compared(
     source: Source, options: Options, folder: Path, dtype: str, note: Callable[[str], None]
 ) -> dict[str, Any]:
-    if not compare.fits(source):
+    if not compare.fits(source.base.folder):
         note("the whole model is more than half of the memory that is free: it was compared layer by layer alone")
         return {"compared": "layers"}
     # In 8 bits training rounds what goes into a layer too, which no weights can show.

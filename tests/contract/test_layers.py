@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "peftctl"
 LAYERS = [
     "errors", "nearest", "sizes", "cache", "crashlog", "events", "atomic", "quiet", "example", "settings",
     "text", "formats", "fast", "objectives", "tasks", "tables", "methods", "recipe", "model", "data", "starter",
-    "generate", "evaluation", "inspection", "train", "run", "reproduce", "card", "merge", "exporters",
+    "generate", "evaluation", "inspection", "train", "run", "reproduce", "card", "merge", "onnx", "exporters",
     "console", "outcomes", "cli",
 ]  # fmt: skip
 TABLES = ("formats", "objectives", "tasks", "methods", "exporters")
@@ -22,7 +22,8 @@ NO_MEMBERS = {
     "presets", "experts", "mixture", "start_text", "names", "lora_settings", "lora_places", "lora_plan", "lora_start",
     "generic", "generic_counts", "generic_facts", "generic_limits", "generic_settings", "generic_shapes",
     "generic_special", "prefix_cache", "parts", "defaults", "embeddings", "answers", "labels", "overlong", "padded",
-    "ranks", "scores", "texts", "whole", "vllm_rules", "vllm_serve", "vllm_compare", "push",
+    "ranks", "scores", "texts", "whole", "gguf_whole", "gguf_adapter", "vllm_rules", "vllm_serve", "vllm_compare",
+    "push",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "safetensors", "huggingface_hub"}
 LIGHT = ("cli", "recipe", "methods", "tasks", "formats", "objectives", "errors", "settings", "example", "text", "data")
