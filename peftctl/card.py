@@ -41,8 +41,8 @@ def form_of(folder: Path) -> Form:
     """The form of what was exported, by its files."""
     if (folder / "adapter_config.json").exists():
         return Form("peft", "adapter")
-    if any(folder.rglob("*.gguf")):
-        return Form("gguf", "finetune", ("gguf",))
+    if files := [path.name for path in folder.rglob("*.gguf")]:
+        return Form("gguf", "adapter" if files == ["adapter.gguf"] else "finetune", ("gguf",))
     if any(folder.rglob("*.onnx")):
         return Form("onnx", "finetune", ("onnx",))
     return Form("transformers", "finetune")

@@ -1,4 +1,4 @@
-"""Make what is generated: docs/recipe.md, docs/methods.md and recipes/recipe.schema.json.
+"""Make what is generated: docs/recipe.md, docs/methods.md, a table in README.md and recipes/recipe.schema.json.
 
 python scripts/docs.py [--check]
 """
@@ -24,6 +24,7 @@ from peftctl.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 
+BEGIN, END = "<!-- tasks: made by scripts/docs.py from docs/results/tasks.json -->", "<!-- end of tasks -->"
 INTRODUCTION = """\
 # Recipes
 
@@ -76,6 +77,7 @@ def main() -> None:
     made = {
         "docs/recipe.md": recipe_page(),
         "docs/methods.md": methods_page(),
+        "README.md": readme(),
         "recipes/recipe.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
     }
     stale = [name for name, text in made.items() if not _same(ROOT / name, text)]
@@ -85,6 +87,29 @@ def main() -> None:
     if stale:
         print("stale:" if "--check" in sys.argv else "written:", ", ".join(stale))
     sys.exit(bool(stale) and "--check" in sys.argv)
+
+
+def readme() -> str:
+    """README.md as it stands, with the table of tasks as scripts/proofs tasks last measured them."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    measured = json.loads((ROOT / "docs" / "results" / "tasks.json").read_text("utf-8"))
+    lines = [
+        "| task | measured by | strongest simpler way | that | peftctl | trained and measured in |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for task in TASKS:
+        if (found := measured.get(task)) is None:
+            continue
+        metric, figure = next(iter(found["metrics"].items()))
+        theirs = {
+            name: each.get(metric, each.get(metric.replace("_at_", "@"))) for name, each in found["rivals"].items()
+        }
+        best = max((name for name in theirs if theirs[name] is not None), key=lambda name: theirs[name])
+        time = f"{found['seconds'] // 60} min {found['seconds'] % 60} s"
+        lines.append(f"| `{task}` | {metric} | {best} | {theirs[best]:.3f} | {figure:.3f} | {time} |")
+    return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
 
 
 def recipe_page() -> str:

@@ -114,7 +114,9 @@ def generate(
 def export(
     run: RunPath,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
-    to: Annotated[str, typer.Option(help="The form it is to take.")],
+    to: Annotated[
+        str, typer.Option(help="The form: adapter, merged, gguf, gguf-lora, ollama, onnx or vllm. See docs/export.md.")
+    ],
     type_: Annotated[
         str | None, typer.Option("--type", help="What is written, numbers or parts, where the form leaves a choice.")
     ] = None,

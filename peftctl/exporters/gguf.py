@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from peftctl.card import Form
 from peftctl.exporters import gguf_whole
 from peftctl.exporters.contract import Job
 from peftctl.gguf.numbers import TYPES
 from peftctl.run import Run
 
 MODEL = "model.gguf"
-FORM = Form("gguf", "finetune", ("gguf",))
 WORDS = """# {name}
 
 One GGUF file of {type} numbers: the base with what was trained merged into it, its tokenizer, and the chat template of
@@ -38,7 +36,7 @@ class Gguf:
 
     def write(self, job: Job) -> gguf_whole.Written:
         written = gguf_whole.write(job, job.folder / MODEL)
-        gguf_whole.card(job, WORDS.format(name=gguf_whole.title(job.run), type=job.type), FORM)
+        gguf_whole.card(job, WORDS.format(name=gguf_whole.title(job.run), type=job.type))
         return written
 
     def verify(self, job: Job, written: gguf_whole.Written) -> Mapping[str, Any]:

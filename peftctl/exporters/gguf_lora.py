@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from peftctl.card import Form
 from peftctl.exporters import gguf_adapter, gguf_whole
 from peftctl.exporters.contract import Job
 from peftctl.gguf import convert
 from peftctl.run import Run
 
 ADAPTER = "adapter.gguf"
-FORM = Form("gguf", "adapter", ("gguf", "lora"))
 WORDS = """# {name}
 
 The adapter alone as a GGUF file, to be loaded onto a GGUF file of its base. `manifest.json` says how the two were
@@ -38,7 +36,7 @@ class GgufLora:
 
     def write(self, job: Job) -> convert.Source:
         base = gguf_adapter.write(job, job.folder / ADAPTER, job.type)
-        gguf_whole.card(job, WORDS.format(name=gguf_whole.title(job.run)), FORM)
+        gguf_whole.card(job, WORDS.format(name=gguf_whole.title(job.run)))
         return base
 
     def verify(self, job: Job, written: convert.Source) -> Mapping[str, Any]:

@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peftctl import card as cards
 from peftctl.atomic import write_text
-from peftctl.card import Form
+from peftctl.card import training
 from peftctl.errors import UsageError
 from peftctl.exporters import whole
 from peftctl.exporters.contract import Job
@@ -18,6 +17,7 @@ from peftctl.generate import stop_ids
 from peftctl.gguf import compare, convert, families, runtime
 from peftctl.gguf.numbers import TYPES
 from peftctl.merge import compare as merged
+from peftctl.merge.merge import check_room
 from peftctl.model import identity, load, locate
 from peftctl.model.locate import Base
 from peftctl.run import Run, at_base
@@ -84,6 +84,7 @@ def write(job: Job, path: Path, fits: Callable[[convert.Source], Any] = lambda _
     """Write the model to ``path``. ``fits`` raises UsageError where it will not do, before weights are merged."""
     # The adapter's folder has the tokenizer of training.
     fits(source_of(base_of(job).folder, job, job.run.artifact))
+    _check_room(job)
     made = whole.make(job, TYPES[job.type].merged)
     source = source_of(made.folder, job)
     whole_file = job.scratch / WHOLE if TYPES[job.type].quantised else None
@@ -92,6 +93,14 @@ def write(job: Job, path: Path, fits: Callable[[convert.Source], Any] = lambda _
     if whole_file:
         runtime.quantise(whole_file, path, job.type)
     return Written(source, whole_file, made.facts)
+
+
+def _check_room(job: Job) -> None:
+    """Raises MachineError where the disk has no room for what is written on the way and what is left."""
+    numbers, whole_bytes = TYPES[job.type], 4 * merged.numbers(base_of(job).folder)
+    each = whole_bytes if numbers.merged == "float32" else whole_bytes // 2
+    on_the_way = each + (whole_bytes if numbers.quantised else 0)
+    check_room(job.folder, on_the_way + each, f"exporting to {job.type}")
 
 
 def verify(job: Job, written: Written, path: Path) -> dict[str, Any]:
@@ -127,9 +136,9 @@ def verify(job: Job, written: Written, path: Path) -> dict[str, Any]:
     return {"verified": "yes", **found, **written.facts}
 
 
-def card(job: Job, words: str, form: Form) -> None:
-    """README.md, with ``words`` of its form."""
-    write_text(job.folder / "README.md", cards.card(job.run, form, words, cards.licence_in(base_of(job).folder)))
+def card(job: Job, words: str) -> None:
+    """README.md: ``words`` of its form, and how it was trained."""
+    write_text(job.folder / "README.md", f"{words}\n{training(job.run)}")
 
 
 def title(run: Run) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peftctl.atomic import write_text
-from peftctl.card import Form
 from peftctl.errors import UsageError, VerificationError
 from peftctl.exporters import gguf_adapter, gguf_whole
 from peftctl.exporters.contract import Job
@@ -20,7 +19,6 @@ MODEL, BASE, ADAPTER, MODELFILE = "model.gguf", "base.gguf", "adapter.gguf", "Mo
 APART = "adapter"  # the type of an export that leaves base and adapter apart
 SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "repeat_penalty"}
 UNCHECKED = "no Go template engine is at hand: the template was checked by what its parts give, not in Ollama"
-FORM = Form("gguf", "finetune", ("gguf", "ollama"))
 WORDS = """# {name}
 
 For Ollama: `Modelfile` has the template and the tokens that end an answer. `manifest.json` says how the weights were
@@ -71,7 +69,7 @@ class Ollama:
 
     def _beside(self, job: Job, written: Written) -> Written:
         write_text(job.folder / MODELFILE, written.file.text())
-        gguf_whole.card(job, WORDS.format(name=gguf_whole.title(job.run)), FORM)
+        gguf_whole.card(job, WORDS.format(name=gguf_whole.title(job.run)))
         return written
 
     def verify(self, job: Job, written: Written) -> Mapping[str, Any]:

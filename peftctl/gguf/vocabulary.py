@@ -8,6 +8,7 @@ best score join first, so a token's score is the rank of the merge that makes it
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from peftctl.gguf import splits
 
 SPACE = "\u2581"  # SentencePiece's sign for a space
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # GGUF's kinds of tokens
+BYTES = re.compile("<0x[0-9A-F]{2}>")
 MISSING = -1e9  # the score of what no merge makes: it is never joined
 
 
@@ -91,11 +93,12 @@ def _tokens(said: Mapping[str, Any], size: int, *, spaced: bool) -> tuple[list[s
     for text, number in vocab.items():
         tokens[number] = text
         kinds[number] = NORMAL
-        if spaced and len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-            kinds[number] = BYTE
     for each in added:
         tokens[each["id"]] = each["content"]
         kinds[each["id"]] = CONTROL if each["special"] else USER_DEFINED
+    for text, number in vocab.items():
+        if spaced and BYTES.fullmatch(text):
+            kinds[number] = BYTE
     unknown = said["model"].get("unk_token")
     if spaced and unknown in vocab:
         kinds[vocab[unknown]] = UNKNOWN

@@ -21,7 +21,8 @@ from peftctl.inspection.weights import Disk
 from peftctl.inspection.what import CONFIG, What, beside
 
 Source = Literal["folder", "config", "gguf", "hub"]
-SOURCES: dict[str, Source] = {"model": "folder", "config": "config", "gguf": "gguf", "hub": "hub"}
+FILE: Source = "gguf"
+SOURCES: dict[str, Source] = {"model": "folder", "config": "config", FILE: FILE, "hub": "hub"}
 CONFIG_BYTES = 8_000_000  # of a config.json: labels of thousands of classes take two
 # What a config may ask for of what is built one by one, by how such a setting is called.
 MOST = (
@@ -75,7 +76,7 @@ def model_facts(what: What, asked: Asked, apart: Apart, note: Callable[[str], No
     MachineError where the hub cannot be reached.
     """
     _reader()  # while the other process is still importing
-    if what.kind == "gguf":
+    if what.kind == FILE:
         return _of_gguf(what, asked, apart)
     folder, commit = what.path, None
     if what.kind == "hub":

@@ -41,9 +41,13 @@ PROMPTS = (
 
 def fits(folder: Path) -> bool:
     """Whether the whole model in ``folder`` takes, in float32, less than half of the memory that is free."""
+    return 4 * numbers(folder) <= SHARE * memory.available()
+
+
+def numbers(folder: Path) -> int:
+    """How many numbers a model's weights are."""
     with Weights(identity.weight_files(folder)) as weights:
-        numbers = sum(prod(stored.shape) for stored in weights.stored.values())
-    return 4 * numbers <= SHARE * memory.available()
+        return sum(prod(stored.shape) for stored in weights.stored.values())
 
 
 def models(

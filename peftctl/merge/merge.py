@@ -104,7 +104,7 @@ def _by_layers(
     prepared: Prepared, source: Source, folder: Path, options: Options, note: Callable[[str], None]
 ) -> dict[str, Any]:
     total = sum(tensor.size for tensor in prepared.plan.wanted.values())
-    _check_room(folder, total)
+    check_room(folder, total)
     note(f"writing {size(total)} of weights")
     began = time.monotonic()
     stream.write(prepared.plan, prepared.values, folder, options.shard_bytes)
@@ -131,7 +131,7 @@ def _together(source: Source, folder: Path, options: Options, dtype: str, why: s
         )
     config = load.load_config(source.base, source.model)
     total = prequantized.weight_bytes(config, source.base.folder, dtype)
-    _check_room(folder, total)
+    check_room(folder, total)
     began = time.monotonic()
     memory.write(source, dtype, options.combine, folder, options.shard_bytes, scratch)
     written = time.monotonic()
@@ -168,10 +168,10 @@ def _onto(source: Source, options: Options) -> str:
     return "the base's weights as they are stored" if options.original else "the base's weights as training saw them"
 
 
-def _check_room(folder: Path, bytes_: int) -> None:
+def check_room(folder: Path, bytes_: int, what: str = "the merged model") -> None:
+    """Raises MachineError where ``folder``'s disk has no room for so many bytes of ``what``."""
     free = shutil.disk_usage(folder).free
     if bytes_ + SPARE > free:
         raise MachineError(
-            f"{folder.parent}: the merged model takes {size(bytes_)}, {size(SPARE)} more are to stay free, and "
-            f"{size(free)} are"
+            f"{folder.parent}: {what} takes {size(bytes_)}, {size(SPARE)} more are to stay free, and {size(free)} are"
         )

@@ -1,9 +1,10 @@
-"""Training and merging killed, or failed, at every system call that changes the disk: the same command again gives the
-same bits.
+"""Training, merging and exporting killed, or failed, at every system call that changes the disk: the same command again
+gives the same bits.
 
-Needs strace. A run of four steps that saves after each, measures, and publishes; and the merge of what it left.
+Needs strace. A run of four steps that saves after each, measures, and publishes; the merge of what it left; and its
+export as a GGUF file.
 
-    python scripts/proving/crash.py [train | merge]      default: both
+    python scripts/proving/crash.py [train | merge | export ...]      default: all; crash.json keeps those not named
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ def main() -> None:
     from tests import tiny
     from tests.crash import scenes
 
-    found = {}
+    facts = RESULTS / "crash.json"
+    found = json.loads(facts.read_text("utf-8"))["scenes"] if sys.argv[1:] and facts.exists() else {}
     for name in sys.argv[1:] or list(scenes.SCENES):
         with tempfile.TemporaryDirectory(prefix="peftctl-crash-") as folder:
             os.environ["PEFTCTL_CACHE"] = f"{folder}/cache"
             Path(folder, "cache").mkdir()
             base = tiny.save(Path(folder) / "base")
             found[name] = proved(scenes.SCENES[name](Path(folder), base))
-    if not sys.argv[1:]:
-        report(found)
+    report(found)
 
 
 def proved(scene: object) -> dict[str, object]:
@@ -79,12 +80,13 @@ def report(found: dict[str, dict[str, object]]) -> None:
     lines = [
         "# Killed and failed at every system call",
         "",
-        "A run of four steps that saves after each, measures on held-out rows and publishes its adapter; and the "
-        "merge of that adapter. Every call that changes something in their directories is taken once for each fault: "
-        "the process is killed there (SIGKILL), or the call fails as on a full (ENOSPC) or broken (EIO) disk. Then "
-        "the same command runs again, undisturbed. Counted as right: it ends well, every checkpoint that had its name"
-        " is whole; adapter, optimizer, losses, metrics and log (or the merged model's files) are the same bits as "
-        "those of a run that nothing happened to, and nothing half-written is left.",
+        "A run of four steps that saves after each, measures on held-out rows and publishes its adapter; the merge of "
+        "that adapter; and its export as a GGUF file. Every call that changes something in their directories is taken "
+        "once for each fault: the process is killed there (SIGKILL), or the call fails as on a full (ENOSPC) or broken "
+        "(EIO) disk. Then the same command runs again, undisturbed. Counted as right: it ends well, every checkpoint "
+        "that had its name is whole; adapter, optimizer, losses, metrics and log (or the files of the merged model, or "
+        "of the export) are the same bits as those of a run that nothing happened to, and nothing half-written is "
+        "left.",
         "",
         "`scripts/proofs crash` made this.",
         "",

@@ -2,9 +2,9 @@
 
     python scripts/proving/rivals.py [TASK ...] [--model DIR] [--json FILE]
 
-Tasks: sentiment, words, names, meanings, messages, sounds; all without an argument. The data are in recipes/data,
-those of sentiment once scripts/data_sentiment.py has made them. --model is where MiniLM is (models/all-MiniLM-L6-v2,
-scripts/fetch_model.py minilm); it is used untuned. Needs pip install -e .[baselines].
+Tasks: mails, sentiment, words, names, meanings, messages, sounds; all without an argument. The data are in
+recipes/data, those of sentiment once scripts/data_sentiment.py has made them. --model is where MiniLM is
+(models/all-MiniLM-L6-v2, scripts/fetch_model.py minilm); it is used untuned. Needs pip install -e .[baselines].
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ def main() -> None:
 
 def rows(name: str) -> tuple[list[Row], list[Row]]:
     """Training and held-out rows."""
-    train, held_out = (ROOT / "recipes" / "data" / f"{name}-{part}.jsonl.gz" for part in ("train", "eval"))
-    return tuple([json.loads(line) for line in gzip.open(path, "rt", encoding="utf-8")] for path in (train, held_out))
+    paths = [next((ROOT / "recipes" / "data").glob(f"{name}-{part}.jsonl*")) for part in ("train", "eval")]
+    plain = [gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in paths]
+    return tuple([json.loads(line) for line in text.splitlines()] for text in plain)
 
 
 def column(of: Sequence[Row], name: str) -> list[Any]:
@@ -100,6 +101,24 @@ def sentiment(model: Path) -> Table:
         "VADER's rules, thresholds from training": classes(truth, vader(told, labels, asked)),
         "untuned MiniLM + logistic regression": classes(truth, probe.predict(embeddings(asked, model))),
     }
+
+
+def mails(model: Path) -> Table:
+    train, held_out = ([turns(row) for row in each] for each in rows("spam"))
+    told, labels = zip(*train, strict=True)
+    asked, truth = zip(*held_out, strict=True)
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    by_words = make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000)).fit(told, labels)
+    return {
+        "majority": classes(truth, [Counter(labels).most_common(1)[0][0]] * len(truth)),
+        "TF-IDF + logistic regression": classes(truth, by_words.predict(asked)),
+    }
+
+
+def turns(row: Row) -> tuple[str, str]:
+    """What the user sends, and the answer."""
+    *_, asked, answer = row["messages"]
+    return asked["content"], answer["content"]
 
 
 def vader(told: Sequence[str], labels: Sequence[str], asked: Sequence[str]) -> list[str]:
@@ -276,6 +295,7 @@ def sounds(model: Path) -> Table:
 
 
 TASKS: dict[str, Callable[[Path], Table]] = {
+    "mails": mails,
     "sentiment": sentiment,
     "words": words,
     "names": names,

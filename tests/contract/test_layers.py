@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "peftctl"
 LAYERS = [
     "errors", "nearest", "sizes", "cache", "crashlog", "events", "atomic", "quiet", "example", "settings",
     "text", "formats", "fast", "objectives", "tasks", "tables", "methods", "recipe", "model", "data", "starter",
-    "generate", "evaluation", "inspection", "train", "run", "reproduce", "card", "merge", "onnx", "exporters",
+    "generate", "evaluation", "inspection", "train", "run", "reproduce", "card", "merge", "gguf", "onnx", "exporters",
     "console", "outcomes", "cli",
 ]  # fmt: skip
 TABLES = ("formats", "objectives", "tasks", "methods", "exporters")

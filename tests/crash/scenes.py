@@ -14,6 +14,7 @@ from peftctl.atomic import inventory
 from peftctl.train import checkpoint
 from tests import jobs, tiny
 from tests.crash import harness
+from tests.unit import gguf_models
 
 TRAIN: dict[str, Any] = {
     "epochs": None, "max_steps": 4, "batch_size": 3, "micro_batch_tokens": 512, "learning_rate": 5e-3, "save_every": 1,
@@ -99,7 +100,34 @@ def merging(folder: Path, base: Path) -> Scene:
     return Scene("merge", work, prepare, action, judge, sound)
 
 
-SCENES = {"train": training, "merge": merging}
+def exporting(folder: Path, base: Path) -> Scene:
+    """Exporting what a run left as a GGUF file. Unchecked: llama.cpp reads what is there, and writes nothing."""
+    work = folder / "work"
+    model = gguf_models.save(folder / "model", "smollm")
+    run, _ = jobs.train(folder, model, "run", train={**TRAIN, "max_steps": 2})
+    command = ("--to", "gguf", "--no-verify", "--json")
+    with suppress(SystemExit):
+        peftctl("export", run, folder / "warm", *command)  # imports what the children use
+
+    def prepare() -> None:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+
+    def action() -> None:
+        peftctl("export", run, work / "out", *command)
+
+    def judge() -> Any:
+        return {name: entry for name, entry in inventory(work / "out").items() if name != "manifest.json"}
+
+    def sound() -> None:
+        if (work / "out").exists():
+            assert set(judge()) == {"README.md", "model.gguf"}
+            assert (work / "out" / "manifest.json").is_file()
+
+    return Scene("export", work, prepare, action, judge, sound)
+
+
+SCENES = {"train": training, "merge": merging, "export": exporting}
 
 
 def play(scene: Scene, call: harness.Call, fault: str, expected: Any) -> harness.Ended:

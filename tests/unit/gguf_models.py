@@ -52,7 +52,7 @@ MODELS: Mapping[str, tuple[str, dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-def save(folder: Path, name: str) -> Path:
+def save(folder: Path, name: str, **sizes: Any) -> Path:
     """The model's folder, with a tokenizer trained on a few texts and ChatML's tokens in it."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -61,7 +61,7 @@ def save(folder: Path, name: str) -> Path:
     made = tokenizer(words)
     names = {"vocab_size": len(made) + 5, "bos_token_id": made.bos_token_id, "eos_token_id": made.eos_token_id}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **{**SIZES, "pad_token_id": None, **names, **changes})
+    config = AutoConfig.for_model(kind, **{**SIZES, "pad_token_id": None, **names, **changes, **sizes})
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():  # norms of ones and biases of zeros would hide what becomes of them
