@@ -18,7 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 HOMES = itertools.count()
-# Of a slow test with more cases than this, scripts/test takes so many, evenly spaced; --whole takes them all.
+# Of a slow test with more cases than this, scripts/test takes so many, evenly spaced, and of those that are marked
+# `whole` none; --whole takes them all.
 MOST = 4
 
 
@@ -42,10 +43,10 @@ def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--whole"):
         return
     cases: dict[str, list[pytest.Item]] = {}
+    left = {id(item) for item in items if item.get_closest_marker("whole")}
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("every"):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    left = set()
     for of_one in cases.values():
         taken = {round(at * (len(of_one) - 1) / (MOST - 1)) for at in range(MOST)}
         left |= {id(item) for at, item in enumerate(of_one) if len(of_one) > MOST and at not in taken}

@@ -33,7 +33,6 @@ def test_there_is_a_recipe_for_every_method_with_a_file_of_its_own() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.every
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_method_s_recipe_trains_the_real_model(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_cache: Path

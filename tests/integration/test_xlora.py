@@ -194,6 +194,7 @@ def test_gradient_checkpointing_is_refused(folder: Path, made: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_the_recipe_trains_the_real_model_on_what_the_recipes_that_it_names_leave(tmp_path: Path) -> None:
     short = [
         "train.epochs=null", "train.max_steps=3", "train.batch_size=2", "data.max_length=48",
