@@ -201,6 +201,12 @@ def test_a_users_mistake_is_one_message_and_an_exit_code(
         (["generate", "RUN", "hi", "--on", "bse"], "--on: no such value (found 'bse')"),
         (["generate", "RUN", "hi", "--plain", "--system", "x"], "--system: has no effect with --plain"),
         (["export", "RUN", "out", "--to", "adaptor"], "did you mean adapter?"),
+        (
+            ["export", "RUN", "out", "--to", "gguf", "--type", "q4_k"],
+            "--type: no such type (found 'q4_k'); allowed: f16,",
+        ),
+        (["export", "RUN", "out", "--to", "adapter", "--type", "f16"], "--type: has no effect on adapter (found f16)"),
+        (["export", "RUN", "out", "--to", "adapter", "--base", "x"], "--base: has no effect on adapter"),
         (["eval", "RUN/adapter"], "is an adapter folder, not a run directory"),
         (["train", "nowhere.yaml"], "cannot be read: No such file or directory"),
     ],
