@@ -102,11 +102,9 @@ def readme() -> str:
     for task in TASKS:
         if (found := measured.get(task)) is None:
             continue
-        metric, figure = next(iter(found["metrics"].items()))
-        theirs = {
-            name: each.get(metric, each.get(metric.replace("_at_", "@"))) for name, each in found["rivals"].items()
-        }
-        best = max((name for name in theirs if theirs[name] is not None), key=lambda name: theirs[name])
+        metric, of_rivals = found["decides"]
+        figure, theirs = found["metrics"][metric], {name: each[of_rivals] for name, each in found["rivals"].items()}
+        best = max(theirs, key=lambda name: theirs[name])
         time = f"{found['seconds'] // 60} min {found['seconds'] % 60} s"
         lines.append(f"| `{task}` | {metric} | {best} | {theirs[best]:.3f} | {figure:.3f} | {time} |")
     return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"

@@ -84,6 +84,7 @@ def proved(proof: Proof) -> dict[str, Any]:
         "method": manifest["method"]["name"],
         "steps": manifest["steps"],
         "metrics": {key: round(metrics[key], 4) for key in proof.metrics},
+        "decides": next(iter(proof.metrics.items())),
         "merged_difference": merged,
         "rivals": others,
     }
