@@ -92,13 +92,10 @@ def _tokens(said: Mapping[str, Any], size: int, *, spaced: bool) -> tuple[list[s
         )
     for text, number in vocab.items():
         tokens[number] = text
-        kinds[number] = NORMAL
+        kinds[number] = BYTE if spaced and BYTES.fullmatch(text) else NORMAL
     for each in added:
         tokens[each["id"]] = each["content"]
         kinds[each["id"]] = CONTROL if each["special"] else USER_DEFINED
-    for text, number in vocab.items():
-        if spaced and BYTES.fullmatch(text):
-            kinds[number] = BYTE
     unknown = said["model"].get("unk_token")
     if spaced and unknown in vocab:
         kinds[vocab[unknown]] = UNKNOWN

@@ -28,6 +28,7 @@ CALLS = (
 ERRORS = {"write": ("ENOSPC", "EIO"), "pwrite64": ("ENOSPC", "EIO"), "mkdir": ("ENOSPC",), "ftruncate": ("EIO",)}
 OTHERS = ("EIO",)
 LINE = re.compile(r"^(\d+) +(\w+)\((.*)$")
+WITHIN = re.compile(r'^\d+<([^>]*)>, "([^/"][^"]*)"')  # a folder that is open, and a name in it
 NEEDED = "strace is needed for this, and is not there: install the package strace"
 PATIENCE = 120.0
 
@@ -170,6 +171,7 @@ def _calls(log: str, root: Path) -> list[Call]:
         thread, name, rest = match.groups()
         counted[thread, name] += 1
         if str(root) in rest:
+            rest = WITHIN.sub(r'"\1/\2"', rest)
             paths = [path for path in re.findall(r'[<"]([^">]*)[>"]', rest) if path.startswith(str(root))]
             about = [path.removeprefix(f"{root}/") for path in paths]
             found.append(Call(name, counted[thread, name], " ".join(about)))

@@ -42,7 +42,7 @@ def test_what_gets_its_name_is_on_the_disk_already(tmp_path: Path, tiny_model: P
         path, *rest = call.what.split()
         if call.name in ("write", "pwrite64", "ftruncate"):
             unsynced.add(path)
-        elif call.name in ("fsync", "fdatasync"):
+        elif call.name in ("fsync", "fdatasync") or call.name.startswith("unlink"):
             unsynced.discard(path)
         elif call.name.startswith("rename") and rest and not rest[-1].endswith(".partial"):
             left = {each for each in unsynced if each == path or each.startswith(f"{path}/")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,13 @@ def save(folder: Path, name: str, **sizes: Any) -> Path:
 def tokenizer(kind: str) -> Any:
     """A tokenizer of that ``kind``: SentencePiece's way, with (``spaced``) or without a space before texts, or bytes
     split as the name in llama.cpp says."""
+    from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
     core = _spaced(first=kind == "spaced") if kind in ("spaced", "unspaced") else _bytes(kind)
     special = dict.fromkeys(["<s>", "<|im_end|>"])
     core.add_special_tokens([*special, "<|im_start|>"])
-    core.add_tokens(["<tool>"])
+    core.add_tokens([AddedToken("<tool>", normalized=False)])
     made = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="<|im_end|>")
     made.chat_template = tiny.CHATML
     return made
@@ -122,6 +124,10 @@ def _spaced(*, first: bool) -> Any:
     )
     trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=names, limit_alphabet=120, show_progress=False)
     core.train_from_iterator([word for text in PLAIN for word in text.replace(" ", " \u2581").split(" ")], trainer)
+    said = json.loads(core.to_str())
+    # Bytes are words of the vocabulary, as they are in Llama's, and no added tokens, as the trainer has them.
+    said["added_tokens"] = [token for token in said["added_tokens"] if not token["content"].startswith("<0x")]
+    core = Tokenizer.from_str(json.dumps(said))
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
