@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from peftctl.exporters import adapter, gguf, gguf_lora, merged, ollama, vllm
+from peftctl.exporters import adapter, gguf, gguf_lora, merged, ollama, onnx, vllm
 from peftctl.exporters.contract import Exporter
 
 MEMBERS: tuple[Exporter, ...] = (
-    adapter.EXPORTER, merged.EXPORTER, gguf.EXPORTER, gguf_lora.EXPORTER, ollama.EXPORTER, vllm.EXPORTER,
+    adapter.EXPORTER, merged.EXPORTER, gguf.EXPORTER, gguf_lora.EXPORTER, ollama.EXPORTER, vllm.EXPORTER, onnx.EXPORTER,
 )  # fmt: skip
 EXPORTERS: dict[str, Exporter] = {exporter.name: exporter for exporter in MEMBERS}
 

@@ -26,14 +26,19 @@ def embed(model: Any, passes: Sequence[Mapping[str, Any]], pooling: str, *, agai
 
 
 def _pooled(model: Any, inputs: Mapping[str, Any], pooling: str) -> Any:
-    """The vectors of one pass: of the mean of a text's tokens, of its first one, or of its last."""
+    hidden = own(model(**inputs).last_hidden_state, inputs).float()
+    return pool(hidden, inputs["attention_mask"], pooling)
+
+
+def pool(hidden: Any, mask: Any, pooling: str) -> Any:
+    """[texts, width], of length 1 each: of ``hidden`` [texts, length, width], padded on the right where ``mask``
+    [texts, length] is 0, the mean of a text's tokens, its first one, or its last."""
     import torch
     from torch.nn.functional import normalize
 
-    hidden, mask = own(model(**inputs).last_hidden_state, inputs).float(), inputs["attention_mask"]
     if pooling == MEAN:
         vectors = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     else:
         at = torch.zeros_like(mask[:, 0]) if pooling == FIRST else mask.sum(1) - 1
-        vectors = hidden[torch.arange(len(hidden), device=hidden.device), at]
+        vectors = hidden[torch.arange(hidden.shape[0], device=hidden.device), at]
     return normalize(vectors, dim=-1)

@@ -161,6 +161,13 @@ class Task(Protocol):
     def outputs(self, model: Any, inputs: Mapping[str, Any]) -> Any:
         """All that the model says of the rows in ``inputs``, as one float32 tensor, to compare models by."""
 
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Names, as transformers' outputs have them, of what a program that uses the model wants of a pass."""
+
+    def result(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The tensors of ``results``, padding and all, of the rows in ``inputs``."""
+
     def collate(self, rows: Sequence[Encoded], layout: Layout) -> Batch:
         """Rows as arrays for the objective; ``tensors`` makes tensors of them."""
 

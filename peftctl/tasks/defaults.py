@@ -21,6 +21,7 @@ class Defaults:
     problems: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     overlong: str = "drop"
+    results: tuple[str, ...] = ("logits",)
 
     @property
     def arguments(self) -> str:
@@ -50,6 +51,10 @@ class Defaults:
 
     def learned(self, row: Encoded, tokenizer: Any) -> str:
         return ""
+
+    def result(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+        said = model(**inputs)
+        return tuple(said[name] for name in self.results)
 
     def judge(
         self, kept: Sequence[Any], rows: Sequence[Encoded], examples: Callable[[], Sequence[Example]]

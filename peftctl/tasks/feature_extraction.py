@@ -9,7 +9,7 @@ from typing import Any
 from peftctl.errors import DataError
 from peftctl.example import Example, Pair, RowFault, Triple
 from peftctl.objectives.cosine_similarity import OBJECTIVE as COSINE
-from peftctl.objectives.embeddings import MEAN, embed
+from peftctl.objectives.embeddings import MEAN, embed, pool
 from peftctl.tasks import padded
 from peftctl.tasks.contract import KEPT, Batch, EncodedExample, Layout
 from peftctl.tasks.defaults import Defaults
@@ -34,6 +34,7 @@ class FeatureExtraction(Defaults):
     problems: tuple[str, ...] = (RETRIEVAL, SIMILARITY)
     unused: tuple[str, ...] = ("pooler",)
     classes: bool = False
+    results: tuple[str, ...] = ("last_hidden_state", "sentence_embedding")
     overlong: str = "truncate_end"
     ways: tuple[str, ...] = ("drop", "truncate_start", "truncate_end")
     problem: str = RETRIEVAL
@@ -164,6 +165,10 @@ class FeatureExtraction(Defaults):
     def outputs(self, model: Any, inputs: Any) -> Any:
         """The vectors of all texts, [texts, width], float32."""
         return embed(model, inputs, self.pooling)
+
+    def result(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+        hidden = model(**inputs).last_hidden_state
+        return hidden, pool(hidden, inputs["attention_mask"], self.pooling)
 
     def metrics(self, model: Any, batch: Batch) -> Mapping[str, Sequence[Any]]:
         """The vectors of each row's texts; where pairs have scores its loss too."""

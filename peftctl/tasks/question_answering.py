@@ -33,6 +33,7 @@ class QuestionAnswering(Defaults):
     head: bool = True
     uses: tuple[str, ...] = ("no_answer", "stride", "max_answer_tokens")
     classes: bool = False
+    results: tuple[str, ...] = ("start_logits", "end_logits")
     overlong: str = "split"
     ways: tuple[str, ...] = ("drop", "split")
     no_answer: bool = True

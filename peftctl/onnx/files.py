@@ -1,0 +1,63 @@
+"""What stands beside the graphs: all that the next program takes to put texts in and make sense of what comes out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftctl.atomic import write_json
+from peftctl.merge.files import LARGEST, WEIGHT_FILES
+from peftctl.onnx.cache import PAST, PRESENT
+from peftctl.onnx.contract import Graph
+
+OWN = ("config.json", "README.md", "manifest.json", "source.json")
+
+
+def beside(model: Path, folder: Path) -> None:
+    """Config, generation config, tokenizer and chat template of the model in the folder ``model``."""
+    for path in sorted(model.iterdir()):
+        if path.is_file() and path.stat().st_size <= LARGEST and not any(map(path.match, (*OWN, *WEIGHT_FILES))):
+            shutil.copyfile(path, folder / path.name)
+    said = json.loads((model / "config.json").read_text("utf-8"))
+    if "torch_dtype" in said:
+        del said["torch_dtype"]
+    write_json(folder / "config.json", said | {"dtype": "float32"})
+
+
+def words(title: str, graphs: Sequence[Graph]) -> str:
+    """What a card says of the files: what goes in and what comes out."""
+    lines = [
+        f"# {title}",
+        "",
+        "The base with what was trained merged into it, as ONNX graphs in float32. Their weights are in the files that "
+        "end in .onnx.data, which have to lie beside them. manifest.json says how far what onnxruntime computes is "
+        "from torch.",
+        "",
+    ]
+    for graph in graphs:
+        lines += [f"## {graph.name}.onnx", "", "| goes in | axes |", "|---|---|"]
+        lines += [f"| {name} | {_axes(graph, name)} |" for name in graph.inputs if _first_layer(name)]
+        lines += ["", "Comes out: " + ", ".join(filter(_first_layer, graph.outputs)) + ".", ""]
+    makes = {graph.name for graph in graphs if any(name.startswith(PRESENT) for name in graph.outputs)}
+    takes = {graph.name for graph in graphs if any(name.startswith(PAST) for name in graph.inputs)}
+    if takes:
+        first = ", ".join(f"{name}.onnx" for name in sorted(makes - takes))
+        lines += [
+            "Of every layer 0, 1, ... the same: what comes out as present.N goes in as past_key_values.N with the next "
+            f"token. {f'{first} is for the first token.' if first else 'With the first tokens the past has length 0.'}",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _axes(graph: Graph, name: str) -> str:
+    shape, words = graph.inputs[name].shape, graph.axes[name]
+    return ", ".join(str(words.get(at, length)) for at, length in enumerate(shape))
+
+
+def _first_layer(name: str) -> bool:
+    """Whether a tensor stands for itself, or is the first of those that every layer has."""
+    numbers = [part for part in name.split(".") if part.isdigit()]
+    return not numbers or numbers[0] == "0"
