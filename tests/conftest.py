@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 HOMES = itertools.count()
 # Of a slow test with more cases than this, scripts/test takes so many, evenly spaced, and of those that are marked
 # `whole` none; --whole takes them all.
-MOST = 4
+MOST = 3
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
