@@ -89,6 +89,7 @@ def _type(exporter: Exporter, asked: str | None) -> str:
         return next(iter(exporter.types), "")
     if not exporter.types:
         raise UsageError(f"--type: has no effect on {exporter.name} (found {asked})")
+    asked = asked.lower()  # Q4_K_M is what most call it
     if asked not in exporter.types:
         allowed = ", ".join(exporter.types)
         raise UsageError(f"--type: no such type (found {asked!r}); allowed: {allowed}{_meant(asked, exporter.types)}")

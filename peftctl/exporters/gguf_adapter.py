@@ -23,6 +23,11 @@ def check(run: Run) -> None:
 
 def write(job: Job, path: Path, type_: str) -> convert.Source:
     """Write the adapter to ``path``, its matrices in ``type_``; the base that it is for."""
+    if (kept := job.run.recipe.model.quantization) is not None:
+        job.note(
+            f"training saw the base in {kept.bits} bits, and llama.cpp adds the adapter to another: it answers a "
+            "little otherwise; --to gguf merges it into what training saw"
+        )
     source = gguf_whole.source_of(gguf_whole.base_of(job).folder, job, job.run.artifact)
     lora.write(job.run.artifact, source.config, path, type_, {**source.about, "type": "adapter"})
     return source

@@ -176,7 +176,7 @@ def test_a_wrong_scale_in_an_adapter_is_found_out(
 
 @pytest.mark.parametrize("type_", ["bf16", "q8_0", "q4_k_m"])
 def test_other_types_of_numbers_are_told(tmp_path: Path, runs: dict[str, Path], type_: str) -> None:
-    facts = export(open_run(runs["lora"]), tmp_path / "out", Asked("gguf", type_))
+    facts = export(open_run(runs["lora"]), tmp_path / "out", Asked("gguf", type_.upper()))
     assert facts["verified"] == "yes"
     assert ("before_quantising" in facts) == (type_ != "bf16")
     assert facts["llama_cpp"]["kl"] > 1e-5
