@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 HOMES = itertools.count()
 # Of a slow test with more cases than this, scripts/test takes so many, evenly spaced, and of those that are marked
 # `whole` none; --whole takes them all.
-MOST = 3
+MOST = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,10 +33,10 @@ SLOW = tuple(Path(__file__).parent / folder for folder in ("integration", "prope
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    _leave_out(config, items)
     for item in items:
         if any(item.path.is_relative_to(folder) for folder in SLOW) and not item.get_closest_marker("quick"):
             item.add_marker("slow")
+    _leave_out(config, items)
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.crash import harness, scenes
 
-SAMPLE = 6
+SAMPLE = 4
 
 
 @pytest.mark.slow

@@ -86,6 +86,7 @@ def test_a_decoder_writes_with_its_cache_what_the_run_does(llama: tuple[Path, Pa
     assert facts["max_difference"] <= 1e-4
     assert [rows for rows, _ in facts["shapes"]] == [1, 3, 2]
     assert facts["generated"]["texts"] == 3
+    assert facts["merged"]["how"]["dtype"] == "float32"
     graph = session(out)
     assert shapes(graph)["past_key_values.1.value"] == ["batch_size", 2, "past_sequence_length", 8]
     loaded = peftctl.load(run)
@@ -234,10 +235,14 @@ def test_an_embedding_is_the_one_that_the_run_was_measured_with(tmp_path: Path, 
     graph = session(tmp_path / "out")
     for inputs in passes:
         given = {name: inputs.get(name, torch.zeros_like(inputs["input_ids"])).numpy() for name in shapes(graph)}
-        found = graph.run(["sentence_embedding"], given)[0]
+        hidden, found = graph.run(["last_hidden_state", "sentence_embedding"], given)
         with torch.no_grad():
             wanted = loaded.collate.task.outputs(loaded.model.eval(), [inputs]).numpy()
         assert np.abs(found - wanted).max() <= 1e-4
+        lengths = given["attention_mask"].sum(1)
+        ends = {"mean": lambda row, end: row[:end].mean(0), "last": lambda row, end: row[end - 1]}
+        pooled = np.stack([ends[pooling](row, end) for row, end in zip(hidden, lengths, strict=True)])
+        assert np.abs(found - pooled / np.linalg.norm(pooled, axis=1, keepdims=True)).max() <= 1e-5
 
 
 def test_what_cannot_be_merged_is_refused_before_weights_are_read(tmp_path: Path, tiny_model: Path) -> None:

@@ -18,6 +18,7 @@ from peftctl.train import job
 ROOT = Path(__file__).parents[2]
 # The adapters that xlora's mixes are what others of them leave: tests/integration/test_xlora.py makes them first.
 RECIPES = sorted(path for path in (ROOT / "recipes" / "methods").glob("*.yaml") if path.stem != "xlora")
+SHOWN = ("prefix_tuning", "qlora")  # what scripts/test takes, beside the quickstart's own
 SHORT = [
     "train.epochs=null", "train.max_steps=3", "train.batch_size=2", "data.max_length=48",
     "data.overlong=truncate_start", "data.train[0].limit=40", "data.eval.limit=4",
@@ -33,7 +34,10 @@ def test_there_is_a_recipe_for_every_method_with_a_file_of_its_own() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(path, id=path.stem, marks=() if path.stem in SHOWN else pytest.mark.whole) for path in RECIPES],
+)
 def test_a_method_s_recipe_trains_the_real_model(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_cache: Path
 ) -> None:

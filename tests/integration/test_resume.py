@@ -78,7 +78,6 @@ def sections(case: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.every
 def test_it_ends_with_the_same_bits_after_a_stop_at_any_step(
     tmp_path: Path, tiny_model: Path, name: str, pytestconfig: pytest.Config
 ) -> None:
