@@ -59,8 +59,8 @@ def _whole(part: Part, shapes: Mapping[str, Sequence[int]]) -> dict[str, str]:
     with Weights([part.folder / WEIGHTS]) as weights:
         for key in weights.stored:
             name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
-            module = f".{name.rpartition('.')[0]}"
-            whole = any(module.endswith(f".{each}") for each in _saved_whole(part))
+            module = f".{name.rpartition('.')[0]}."
+            whole = any(f".{each}." in module for each in _saved_whole(part))  # or a part of what was trained whole
             if name in shapes and not whole:
                 found[name] = key
     return found
