@@ -13,15 +13,8 @@ from typing import Any
 import yaml
 
 from peftctl.run import Run
+from peftctl.tasks import task_of
 
-# The hub's name for what a task's models do; it has none for text from text in general.
-PIPELINES = {
-    "causal_lm": "text-generation",
-    "seq_cls": "text-classification",
-    "token_cls": "token-classification",
-    "question_answering": "question-answering",
-    "feature_extraction": "feature-extraction",
-}
 LICENCE = ("license", "license_name", "license_link")  # the hub's keys
 TRAINING = "## Training"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -32,7 +25,7 @@ PACKAGES = ("torch", "transformers", "peft")
 class Form:
     """What a folder holds, in the hub's words: what loads it, how it came of its base, and tags."""
 
-    library: str
+    loader: str
     relation: str
     tags: tuple[str, ...] = ()
 
@@ -48,6 +41,12 @@ def form_of(folder: Path) -> Form:
     return Form("transformers", "finetune")
 
 
+def title(run: Run) -> str:
+    """What the result is called: its base, and how it was trained."""
+    base = run.manifest["base"]
+    return f"{Path(str(base['source'] or base['name'])).name}, {run.recipe.method.name}"
+
+
 def card(run: Run, form: Form, words: str, licence: Mapping[str, str]) -> str:
     """The card of what a run became. ``words``: the form's own paragraphs, from its title on. ``licence``: what the
     base's card says of that, nothing where it is not known."""
@@ -60,12 +59,12 @@ def card(run: Run, form: Form, words: str, licence: Mapping[str, str]) -> str:
 
 def front_matter(run: Run, form: Form, licence: Mapping[str, str]) -> str:
     """What the hub reads of a card. The base is named where it is the hub's, and data sets that are."""
-    base, task = run.manifest["base"], run.manifest["task"]
-    said: dict[str, Any] = {"library_name": form.library}
+    base, task = run.manifest["base"], task_of(run.recipe.task)
+    said: dict[str, Any] = {"library_name": form.loader}
     if base["origin"] == "hub":
         said |= {"base_model": base["name"], "base_model_relation": form.relation}
-    if task in PIPELINES:
-        said["pipeline_tag"] = PIPELINES[task]
+    if task.pipeline:
+        said["pipeline_tag"] = task.pipeline
     said |= {key: licence[key] for key in LICENCE if licence.get(key)}
     if sets := [name for name in run.manifest["data"]["hub"] if HUB_ID.fullmatch(name)]:
         said["datasets"] = sets

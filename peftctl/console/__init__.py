@@ -269,6 +269,8 @@ def figures(metrics: Mapping[str, Any]) -> list[str]:
     for key, value in metrics.items():
         if isinstance(value, Mapping) and "accuracy" in value:
             said.append(f"{key}: accuracy {value['accuracy']:.3f}, macro F1 {value['macro_f1']:.3f}")
+    if written := metrics.get("written"):
+        said.append("written: " + ", ".join(f"{key} {figure(value)}" for key, value in written.items()))
     return said
 
 

@@ -54,8 +54,7 @@ def export(run: Run, out: Path, asked: Asked, note: Callable[[str], None] = lamb
     if (there := held(out, says)) is not None:
         note(f"{out} holds this already")
         return there
-    if out.absolute().is_relative_to(run.artifact):
-        raise UsageError(f"{out}: lies in {run.artifact}, which is to be exported", "name a place outside of it")
+    _check_place(run, out)
     with publish_directory(out.absolute()) as folder:
         scratch = folder / SCRATCH
         scratch.mkdir()
@@ -76,6 +75,18 @@ def export(run: Run, out: Path, asked: Asked, note: Callable[[str], None] = lamb
         }
         write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _check_place(run: Run, out: Path) -> None:
+    """Raises UsageError where nothing can be made in ``out``."""
+    if str(out) == ".":  # what an empty word becomes, too
+        raise UsageError("OUT: names no folder to make")
+    if out.absolute().is_relative_to(run.path):
+        raise UsageError(f"{out}: lies in {run.path}, which is to be exported", "name a place outside of it")
+    if (out / "manifest.json").exists():
+        raise UsageError(
+            f"{out}: exists already, and is not what this export gives", "name another place, or remove it"
+        )
 
 
 def _exporter(to: str) -> Exporter:

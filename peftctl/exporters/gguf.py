@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from peftctl.card import title
 from peftctl.exporters import gguf_whole
 from peftctl.exporters.contract import Job
 from peftctl.gguf.numbers import TYPES
@@ -36,7 +37,7 @@ class Gguf:
 
     def write(self, job: Job) -> gguf_whole.Written:
         written = gguf_whole.write(job, job.folder / MODEL)
-        gguf_whole.card(job, WORDS.format(name=gguf_whole.title(job.run), type=job.type))
+        gguf_whole.card(job, WORDS.format(name=title(job.run), type=job.type))
         return written
 
     def verify(self, job: Job, written: gguf_whole.Written) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.errors import UsageError, VerificationError
-from peftctl.exporters import gguf_whole
+from peftctl.exporters import gguf_whole, whole
 from peftctl.exporters.contract import Job
 from peftctl.gguf import compare, convert, families, lora
 from peftctl.merge import compare as merged
@@ -18,7 +18,10 @@ def check(run: Run) -> None:
     gguf_whole.check_task(run)
     if run.manifest["artifact"] != "adapter":
         raise UsageError(f"{run.path}: the run trained the model itself, so there is no adapter", "--to gguf")
-    lora.check(run.artifact)
+    try:
+        lora.check(run.artifact)
+    except UsageError as error:
+        raise UsageError(error.message, whole.instead(run, "--to gguf")) from None
 
 
 def write(job: Job, path: Path, type_: str) -> convert.Source:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from peftctl.card import title
 from peftctl.exporters import gguf_adapter, gguf_whole
 from peftctl.exporters.contract import Job
 from peftctl.gguf import convert
@@ -36,7 +37,7 @@ class GgufLora:
 
     def write(self, job: Job) -> convert.Source:
         base = gguf_adapter.write(job, job.folder / ADAPTER, job.type)
-        gguf_whole.card(job, WORDS.format(name=gguf_whole.title(job.run)))
+        gguf_whole.card(job, WORDS.format(name=title(job.run)))
         return base
 
     def verify(self, job: Job, written: convert.Source) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import write_text
-from peftctl.card import training
+from peftctl.card import title, training
 from peftctl.errors import UsageError
 from peftctl.exporters import whole
 from peftctl.exporters.contract import Job
@@ -139,12 +139,6 @@ def verify(job: Job, written: Written, path: Path) -> dict[str, Any]:
 def card(job: Job, words: str) -> None:
     """README.md: ``words`` of its form, and how it was trained."""
     write_text(job.folder / "README.md", f"{words}\n{training(job.run)}")
-
-
-def title(run: Run) -> str:
-    """What the result is called: its base, and how it was trained."""
-    base = run.manifest["base"]
-    return f"{Path(str(base['source'] or base['name'])).name}, {run.recipe.method.name}"
 
 
 def _about(run: Run) -> dict[str, str]:

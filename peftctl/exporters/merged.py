@@ -25,7 +25,7 @@ class Merged:
         check_merges(run)
 
     def write(self, job: Job) -> dict[str, Any]:
-        source = open_source(job.run.path, job.base, job.note)
+        source = open_source(job.run.path, job.base, job.note, force=None)
         facts = merge.write(source, job.folder, merge.Options(), job.note)
         files.card(source, facts["how"] | facts["checked"], job.folder)
         return facts

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peftctl.atomic import write_text
+from peftctl.card import title
 from peftctl.errors import UsageError, VerificationError
 from peftctl.exporters import gguf_adapter, gguf_whole
 from peftctl.exporters.contract import Job
@@ -69,7 +70,7 @@ class Ollama:
 
     def _beside(self, job: Job, written: Written) -> Written:
         write_text(job.folder / MODELFILE, written.file.text())
-        gguf_whole.card(job, WORDS.format(name=gguf_whole.title(job.run)))
+        gguf_whole.card(job, WORDS.format(name=title(job.run)))
         return written
 
     def verify(self, job: Job, written: Written) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.atomic import write_text
-from peftctl.card import training
+from peftctl.card import title, training
 from peftctl.errors import MachineError, UsageError
 from peftctl.exporters import whole
 from peftctl.exporters.contract import Job
@@ -68,7 +68,7 @@ class Onnx:
             job.note(f"writing {graph.name}.onnx")
             write(graph, model, job.folder)
         files.beside(made.folder, job.folder)
-        write_text(job.folder / "README.md", f"{files.words(_title(job.run), graphs)}\n{training(job.run)}")
+        write_text(job.folder / "README.md", f"{files.words(title(job.run), graphs)}\n{training(job.run)}")
         names = tuple(graph.name for graph in graphs)
         del model
         gc.collect()
@@ -111,11 +111,6 @@ def _opened(job: Job, folder: Path) -> tuple[Any, Any]:
     settings = job.run.recipe.model.model_copy(update={"quantization": None})
     model = load.load_model(_base(folder), settings, task_of(job.run.recipe.task), "float32")
     return model, load.load_tokenizer(_base(folder), settings)
-
-
-def _title(run: Run) -> str:
-    base = run.manifest["base"]
-    return f"{Path(str(base['source'] or base['name'])).name}, {run.recipe.method.name}"
 
 
 EXPORTER = Onnx()

@@ -26,6 +26,7 @@ from peftctl.tasks import task_of
 
 MERGED, ADAPTER = "merged", "adapter"
 CARD = "README.md"
+MERGE = "--type merged"
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,14 @@ class Vllm:
         if run.manifest["artifact"] != "adapter":
             raise UsageError(f"{run.path}: the run trained the model itself, so there is no adapter", "--type merged")
         if (task := run.recipe.task.name) not in rules.ADAPTER_TASKS:
-            _refuse(run, [f"an adapter for {task}, whose head the base lacks there; allowed: causal_lm"], _instead(run))
+            _refuse(
+                run,
+                [f"an adapter for {task}, whose head the base lacks there; allowed: causal_lm"],
+                whole.instead(run, MERGE),
+            )
         if (run.artifact / HEADS).exists():
             _refuse(run, [f"a head beside PEFT's files ({HEADS})"])
-        _refuse(run, list(rules.refused(serve.adapter(run.artifact))), _instead(run))
+        _refuse(run, list(rules.refused(serve.adapter(run.artifact))), whole.instead(run, MERGE))
 
     def write(self, job: Job) -> Served:
         recipe, task = at_base(job.run, job.base), task_of(job.run.recipe.task)
@@ -63,7 +68,7 @@ class Vllm:
         else:
             adapter = serve.adapter(job.run.artifact)
             vocabulary = config.get_text_config().vocab_size
-            _refuse(job.run, list(rules.refused_on(adapter, found, vocabulary)), _instead(job.run))
+            _refuse(job.run, list(rules.refused_on(adapter, found, vocabulary)), whole.instead(job.run, MERGE))
             _check_base(job.run, base)
             shutil.copytree(job.run.artifact, job.folder, dirs_exist_ok=True)
             served = serve.adapter_beside(job, found, base, adapter)
@@ -94,15 +99,6 @@ def _unserved(run: Run, why: str) -> None:
 def _refuse(run: Run, found: Sequence[str], instead: str = "") -> None:
     if found:
         raise UsageError(f"{run.path}: vLLM {rules.VERSION} refuses {'; '.join(found)}", instead)
-
-
-def _instead(run: Run) -> str:
-    """What serves the run where vLLM does not take its adapter."""
-    try:
-        whole.check(run)
-    except UsageError:
-        return "peftctl export RUN OUT --to adapter, for plain peft"
-    return "--type merged"
 
 
 def _move(job: Job, made: whole.Whole) -> None:

@@ -128,7 +128,7 @@ def _pooling(task: Task) -> list[str]:
     """The flags for a model that writes no text."""
     if task.generates:
         return []
-    how = getattr(task, "pooling", "")
+    how = task.pooling
     if how not in POOLINGS:
         return ["--runner", "pooling"]
     pooler = json.dumps({"seq_pooling_type": POOLINGS[how]})

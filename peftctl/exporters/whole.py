@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peftctl.errors import UsageError
 from peftctl.exporters.contract import Job
 from peftctl.merge import merge
 from peftctl.merge.source import check_merges, open_source
@@ -27,12 +28,21 @@ def check(run: Run) -> None:
         check_merges(run)
 
 
+def instead(run: Run, how: str) -> str:
+    """What to do with a run whose adapter a program does not take: ``how`` its whole model is had, where it has one."""
+    try:
+        check(run)
+    except UsageError:
+        return "peftctl export RUN OUT --to adapter, for plain peft"
+    return how
+
+
 def make(job: Job, dtype: str | None = None) -> Whole:
     """What the run trained, where that is the model itself, or base and adapter merged into ``job.scratch``, with its
     weights in ``dtype``, None for the base's own."""
     if job.run.manifest["artifact"] == "model":
         return Whole(job.run.artifact, {})
-    source = open_source(job.run.path, job.base, job.note)
+    source = open_source(job.run.path, job.base, job.note, force=None)
     folder = job.scratch / "merged"
     folder.mkdir()
     facts = merge.write(source, folder, merge.Options(dtype=dtype), job.note)

@@ -41,8 +41,8 @@ class Pair:
 def check(folder: Path) -> None:
     """Raises UsageError where what is in ``folder`` is no plain LoRA adapter."""
     config = json.loads((folder / CONFIG).read_text("utf-8"))
-    if config["peft_type"] != "LORA":
-        raise UsageError(f"gguf-lora: llama.cpp takes LoRA adapters alone (found {config['peft_type']})", INSTEAD)
+    if (kind := config["peft_type"]) != "LORA":
+        raise UsageError(f"gguf-lora: llama.cpp takes LoRA adapters alone (found {kind.lower()})", INSTEAD)
     if found := [name for name in OTHERWISE if config.get(name)]:
         raise UsageError(f"gguf-lora: llama.cpp's adapters have no place for {', '.join(found)}", INSTEAD)
     if config["bias"] != "none":

@@ -12,6 +12,7 @@ from typing import Any
 from peftctl.atomic import write_json, write_text
 from peftctl.card import training
 from peftctl.generate import stop_ids
+from peftctl.merge import vectors
 from peftctl.merge.source import Source
 from peftctl.model import load
 from peftctl.model.locate import Base
@@ -65,7 +66,8 @@ def others(source: Source, folder: Path) -> None:
     """The tokenizer with its chat template, and whatever else the base needs."""
     if (trained := with_tokenizer(source).folder) != source.base.folder:
         _copy(trained, folder, ADAPTERS)
-    _copy(source.base.folder, folder, (*OWN, *WEIGHT_FILES))
+    _copy(source.base.folder, folder, (*OWN, *WEIGHT_FILES, *vectors.FILES))
+    vectors.copy(source.base.folder, folder, source.task.pooling)
 
 
 def generation(source: Source, model_config: Any, folder: Path) -> None:
@@ -94,7 +96,7 @@ def card(source: Source, facts: Mapping[str, Any], folder: Path) -> None:
     lines += [
         f"{named}{at} with {'adapters' if several else 'an adapter'} trained by "
         f"{source.part.method.name} merged into its weights by peftctl.",
-        "It loads with `AutoModel*.from_pretrained` alone.",
+        f"It loads with `{_loads(source)}.from_pretrained` alone.",
         "",
     ]
     lines += [
@@ -116,6 +118,10 @@ def card(source: Source, facts: Mapping[str, Any], folder: Path) -> None:
             f"- logits: divergence (KL) {facts['kl']:.3g}, the likeliest is the same at {100 * facts['top1']:.4g} %"
         ]
     write_text(folder / "README.md", "\n".join(lines) + "\n")
+
+
+def _loads(source: Source) -> str:
+    return str(load.auto_class(source.task, load.load_config(source.base, source.model)).__name__)
 
 
 def _copy(here: Path, there: Path, but: tuple[str, ...]) -> None:

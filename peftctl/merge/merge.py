@@ -143,7 +143,8 @@ def _together(source: Source, folder: Path, options: Options, dtype: str, why: s
 
 def _beside(source: Source, config: Any, folder: Path) -> None:
     files.others(source, folder)
-    files.generation(source, config, folder)
+    if source.task.generates:
+        files.generation(source, config, folder)
 
 
 def _compared(

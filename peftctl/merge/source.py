@@ -70,8 +70,10 @@ class Source:
         }
 
 
-def open_source(path: Path, base: Path | None, note: Callable[[str], None], *, force: bool = False) -> Source:
+def open_source(path: Path, base: Path | None, note: Callable[[str], None], *, force: bool | None = False) -> Source:
     """The run or adapter in ``path``; ``base``: where its base model is now, if not where it was.
+
+    ``force``: whether another base will do; None where nobody can say that it does.
 
     Raises UsageError where there is none, it cannot be merged, or, without ``force``, its base is another one than it
     was trained on; VerificationError where the run is not what its manifest says.
@@ -113,11 +115,13 @@ def _run_of(path: Path) -> Path | None:
     return above.parent if ours else None
 
 
-def _forced(found: Base, recorded: dict[str, Any], note: Callable[[str], None], *, force: bool) -> str:
+def _forced(found: Base, recorded: dict[str, Any], note: Callable[[str], None], *, force: bool | None) -> str:
     """In what the base differs from the ``recorded`` one, "" where it does not. Raises UsageError without ``force``."""
     try:
         identity.check(found, recorded)
     except UsageError as error:
+        if force is None:
+            raise
         if not force:
             raise UsageError(error.message, f"{error.hint}; --force-base merges into it all the same") from None
         note(f"merged all the same, as --force-base asks for: {error.message}")
@@ -179,7 +183,7 @@ def _task(folder: Path, task_type: Any) -> Task:
     return task
 
 
-def _of_adapter(folder: Path, base: Path | None, note: Callable[[str], None], *, force: bool) -> Source:
+def _of_adapter(folder: Path, base: Path | None, note: Callable[[str], None], *, force: bool | None) -> Source:
     config = _read(folder / CONFIG)
     if not (folder / WEIGHTS).exists():
         raise UsageError(f"{folder} holds no {WEIGHTS}, so there is nothing to merge")

@@ -198,5 +198,7 @@ def _loading(
         config = quantize.code(bits, loaded.dtype, whole)
         return AROUND_QUANTISED.format(bits=bits.bits, auto=auto, config=config, base=at, told=told, dtype=loaded.dtype)
     own = auto.replace("Auto", "AutoPeft", 1)
+    if auto == "AutoModel":  # AutoPeftModel opens no adapter that says what it is for
+        own += "ForFeatureExtraction"
     known = hasattr(peft, own)
     return PEFT.format(auto=own, told=told) if known else AROUND_BASE.format(auto=auto, base=at, told=told)

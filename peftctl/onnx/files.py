@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftctl.atomic import write_json
+from peftctl.merge import vectors
 from peftctl.merge.files import LARGEST, WEIGHT_FILES
 from peftctl.onnx.cache import PAST, PRESENT
 from peftctl.onnx.contract import Graph
 
-OWN = ("config.json", "README.md", "manifest.json", "source.json")
+OWN = ("config.json", "README.md", "manifest.json", "source.json", *vectors.FILES)
 
 
 def beside(model: Path, folder: Path) -> None:

@@ -24,7 +24,7 @@ class TaskSettings(Settings):
         None,
         description="For seq_cls, what a text's label is: one class (`single`), any number of classes (`multi`), or a "
         "number (`regression`). For feature_extraction, what is learned: which texts belong together (`retrieval`), or "
-        "how alike two are (`similarity`). Default: by the first row.",
+        "how alike two are (`similarity`). Default: by the rows.",
     )
     pooling: Literal["mean", "cls", "last"] | None = Field(
         None,

@@ -20,6 +20,7 @@ from peftctl.text.tokens import Encoded
 class CausalLM(Defaults):
     name: str = "causal_lm"
     peft_type: str = "CAUSAL_LM"
+    pipeline: str = "text-generation"
     accepts: tuple[type[Example], ...] = (Conversation, Segments)
     objective: str = "cross_entropy"
     causal: bool = True

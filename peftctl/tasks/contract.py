@@ -60,6 +60,14 @@ class Task(Protocol):
         """PEFT's name for it."""
 
     @property
+    def pipeline(self) -> str:
+        """The hub's word for what its models do, "" where it has none."""
+
+    @property
+    def pooling(self) -> str:
+        """How a text's vector is made of its tokens', "" where its models make none."""
+
+    @property
     def accepts(self) -> tuple[type[Example], ...]:
         """The kinds of example it learns from."""
 

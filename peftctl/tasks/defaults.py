@@ -21,6 +21,8 @@ class Defaults:
     problems: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     overlong: str = "drop"
+    pipeline: str = ""
+    pooling: str = ""
     results: tuple[str, ...] = ("logits",)
 
     @property

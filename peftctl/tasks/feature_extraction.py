@@ -29,6 +29,7 @@ WRONG = "row of another kind"
 class FeatureExtraction(Defaults):
     name: str = "feature_extraction"
     peft_type: str = "FEATURE_EXTRACTION"
+    pipeline: str = "feature-extraction"
     accepts: tuple[type[Example], ...] = (Triple, Pair)
     uses: tuple[str, ...] = ("problem", "pooling", "temperature")
     problems: tuple[str, ...] = (RETRIEVAL, SIMILARITY)

@@ -28,6 +28,7 @@ NOWHERE = 0.0
 class QuestionAnswering(Defaults):
     name: str = "question_answering"
     peft_type: str = "QUESTION_ANS"
+    pipeline: str = "question-answering"
     accepts: tuple[type[Example], ...] = (Span,)
     objective: str = "span_cross_entropy"
     head: bool = True

@@ -24,6 +24,7 @@ WRONG = "label of another kind"
 class SequenceClassification(Defaults):
     name: str = "seq_cls"
     peft_type: str = "SEQ_CLS"
+    pipeline: str = "text-classification"
     accepts: tuple[type[Example], ...] = (Labelled,)
     head: bool = True
     uses: tuple[str, ...] = ("labels", "problem")
@@ -54,9 +55,10 @@ class SequenceClassification(Defaults):
         return tuple(name for name in self.uses if getattr(settings, name) is None)
 
     def decide(self, settings: Any, examples: Sequence[Example]) -> Mapping[str, Any]:
-        """The problem by the first row's label, and every label there is, where the recipe says neither."""
+        """The problem by what the labels are, and every label there is, where the recipe says neither. Raises DataError
+        where they are numbers and names."""
         labels = [example.label for example in examples if isinstance(example, Labelled)]
-        problem = settings.problem or next((_kind(label) for label in labels), SINGLE)
+        problem = settings.problem or _kind(labels, named=bool(settings.labels))
         if settings.labels and not settings.problem and problem == REGRESSION:
             problem = SINGLE  # what has names is no quantity
         if problem == REGRESSION or settings.labels:
@@ -84,11 +86,13 @@ class SequenceClassification(Defaults):
             return []
         seen = {name for label in given for name in (label if isinstance(label, tuple) else (str(label),))}
         empty = [label for label in self.labels if label not in seen]
-        return (
-            [f"task.labels: no training row is {', '.join(empty[:5])}" + (" ..." if len(empty) > 5 else "")]
-            if empty
-            else []
-        )
+        odd = [f"task.labels: no training row is {', '.join(empty[:5])}" + (" ..." if len(empty) > 5 else "")]
+        odd = odd if empty else []
+        numbers = [label for label in self.labels if _is_number(label)]
+        if numbers and len(numbers) < len(self.labels):
+            word = next(label for label in self.labels if label not in numbers)
+            odd.append(f"task.labels: some are numbers ({', '.join(numbers[:3])}) and some are names ({word})")
+        return odd
 
     def model_class(self, config: Any = None) -> Any:
         from transformers import AutoModelForSequenceClassification
@@ -155,13 +159,14 @@ class SequenceClassification(Defaults):
         return model(**inputs).logits.float()
 
     def metrics(self, model: Any, batch: Batch) -> Mapping[str, Sequence[Any]]:
-        """For each row its loss, 1 to count it by, and ``kept``, the logits."""
+        """For each row the sum of its losses, how many these are, and ``kept``, the logits."""
         from peftctl.objectives import OBJECTIVES as TABLE
 
         logits = self.outputs(model, batch["inputs"])
         objective: Any = TABLE[self.objective]
         losses = objective.each(logits, batch).double()
-        return {"loss": losses.tolist(), "count": [1.0] * len(losses), KEPT: logits.tolist()}
+        each = float(batch["labels"].shape[1])
+        return {"loss": losses.tolist(), "count": [each] * len(losses), KEPT: logits.tolist()}
 
     def summarise(self, sums: Mapping[str, float]) -> Mapping[str, float]:
         return {"loss": sums["loss"] / sums["count"]}
@@ -179,8 +184,22 @@ class SequenceClassification(Defaults):
         return classified(guesses, [int(each[0]) for each in truth], self.labels)
 
 
-def _kind(label: Any) -> str:
-    return MULTI if isinstance(label, tuple) else REGRESSION if isinstance(label, float) else SINGLE
+def _kind(labels: Sequence[Any], *, named: bool) -> str:
+    """What labels are: lists, names, or numbers where one has a point in it and all are numbers."""
+    if labels and isinstance(labels[0], tuple):
+        return MULTI
+    number = next((label for label in labels if isinstance(label, float)), None)
+    if number is None:
+        return SINGLE
+    name = next((label for label in labels if isinstance(label, str) and not _is_number(label)), None)
+    if name is not None and not named:
+        raise DataError(f"some labels are numbers and some are names (found {number} and {name!r})",
+                        "task.problem says which they are")  # fmt: skip
+    return REGRESSION
+
+
+def _is_number(label: str) -> bool:
+    return label.lstrip("-").isdecimal()  # as a whole number of a row is written
 
 
 def _several(label: Any) -> tuple[Any, ...]:

@@ -25,6 +25,7 @@ SPANS = ("B-", "I-")
 class TokenClassification(Defaults):
     name: str = "token_cls"
     peft_type: str = "TOKEN_CLS"
+    pipeline: str = "token-classification"
     accepts: tuple[type[Example], ...] = (Tagged,)
     objective: str = "class_cross_entropy"
     head: bool = True

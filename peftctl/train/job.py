@@ -37,6 +37,7 @@ from peftctl.train.stops import Stops
 
 # What of the seed draws the numbers that an adapter, or a new head, begins with.
 ADAPTER_START, HEAD_START = 0, 1
+SHOWN = 12  # labels
 
 
 def train(recipe: Recipe, recipe_text: str, events: Events, how: str = resume.AUTO) -> Path:
@@ -189,6 +190,7 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     opened = open_rows(recipe, warn)
     recipe, base, encoding = opened.recipe, opened.base, opened.encoding
     task = encoding.task
+    _tell_task(events, recipe, task)
     identity.check_whole(base.folder)
     init_from = recipe.train.init_from
     start = begin.find(recipe.path(init_from), base, method, warn) if init_from else None
@@ -275,6 +277,19 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         start=start,
     )
     return session, base, anatomy
+
+
+def _tell_task(events: Events, recipe: Recipe, task: Task) -> None:
+    """What the recipe or the rows say of the task, where something is said of it."""
+    known = {name: getattr(recipe.task, name) for name in task.uses}
+    said = []
+    for name, value in known.items():
+        if isinstance(value, tuple | list):
+            said.append(f"{name} {', '.join(value[:SHOWN])}" + (", ..." if len(value) > SHOWN else ""))
+        elif value is not None:
+            said.append(f"{name} {value}")
+    if said:
+        events.emit("stage", name="task", detail="; ".join([task.name, *said]))
 
 
 def _objective(task: Task, accelerator: Any) -> Objective:

@@ -178,6 +178,8 @@ def test_plain_peft_and_a_merged_model_give_the_same_vectors(tmp_path: Path) -> 
 
     run, _ = train(tmp_path, pairs())
     merge(open_source(run, None, print), tmp_path / "merged", Options())
+    assert "AutoPeftModelForFeatureExtraction.from_pretrained" in (run / "adapter" / "README.md").read_text()
+    assert not (tmp_path / "merged" / "generation_config.json").exists()  # it writes nothing
     loaded = peftctl.load(run)
     batch = loaded.collate(loaded.held_out().rows.encoded[:5])
     plain = AutoPeftModelForFeatureExtraction.from_pretrained(run / "adapter").eval()

@@ -13,9 +13,12 @@ import torch
 import peftctl
 from peftctl.errors import DataError, RecipeError, UsageError
 from peftctl.events import Events
+from peftctl.formats import FORMATS
 from peftctl.merge.merge import Options, merge
 from peftctl.merge.source import open_source
+from peftctl.recipe.task_settings import TaskSettings
 from peftctl.run import open_run
+from peftctl.tasks import TASKS
 from tests import jobs, tiny
 
 COLOURS, ANIMALS = ("red", "blue", "green", "black"), ("cat", "dog", "cow")
@@ -293,3 +296,31 @@ def test_a_head_that_peft_has_no_place_for_stands_beside_and_is_not_merged(tmp_p
     assert loaded.held_out()(loaded.model)["loss"] == pytest.approx(jobs.manifest(run)["metrics"]["loss"], rel=1e-5)
     with pytest.raises(UsageError, match="its head stands beside what PEFT saves of trainable_tokens"):
         open_source(run, None, print)
+
+
+def test_the_loss_of_several_labels_is_by_label_in_training_and_measuring(tmp_path: Path) -> None:
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    run = train(tmp_path, "bert", "multi")
+    loaded = peftctl.load(run)
+    batch = loaded.collate(loaded.held_out().rows.encoded)
+    with torch.no_grad():
+        logits = loaded.model.eval()(**batch["inputs"]).logits
+    wanted = float(binary_cross_entropy_with_logits(logits, batch["labels"]))
+    assert jobs.manifest(run)["metrics"]["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.quick
+def test_numbers_with_and_without_a_point_are_numbers_in_any_order() -> None:
+    def decided(*labels: Any) -> Any:
+        rows = [FORMATS["labelled"].example({"text": "a", "label": label}) for label in labels]
+        return TASKS["seq_cls"].decide(TaskSettings(name="seq_cls"), rows)
+
+    for labels in ((1, 0.5, 2), (0.5, 1, 2)):
+        assert decided(*labels) == {"problem": "regression"}
+    assert decided(1, 0, 1)["labels"] == ("0", "1")
+    with pytest.raises(DataError, match=r"some are names \(found 0.5 and 'good'\)"):
+        decided("good", 0.5)
+    task = TASKS["seq_cls"].of(TaskSettings(name="seq_cls", labels=("0", "1", "bad")))
+    odd = task.check([FORMATS["labelled"].example({"text": "a", "label": label}) for label in (0, 1, "bad")])
+    assert odd == ["task.labels: some are numbers (0, 1) and some are names (bad)"]
