@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,10 +71,9 @@ def exported(run: Path, folder: Path, name: str) -> dict[str, Any]:
     for to, type_ in FORMS:
         if to == "gguf-lora" and name == "DoRA":
             continue  # it has no place for magnitudes, which is what it says
-        began = time.monotonic()
         out = folder / "out"
         manifest = json.loads(peftctl("export", run, out, "--to", to, "--type", type_, "--json"))
-        figures = manifest["llama_cpp"] | {"seconds": round(time.monotonic() - began), "bytes": size(out)}
+        figures = manifest["llama_cpp"] | {"bytes": size(out)}
         forms[f"{to} {type_}"] = figures
         subprocess.run(["rm", "-r", str(out)], check=True)
     return forms
@@ -169,15 +167,14 @@ def report(found: dict[str, Any]) -> None:
         "",
         "`scripts/proofs export` made this.",
         "",
-        "| trained by | file | MB | KL | KL of adapter and base | same likeliest | same texts | export took |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| trained by | file | MB | KL | KL of adapter and base | same likeliest | same texts |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     for name, run in found["runs"].items():
         for form, figures in run["forms"].items():
             lines.append(
                 f"| {name} | {form} | {figures['bytes'] / 1e6:.0f} | {figures['kl']:.2g} | {run['effect']:.2g} | "
-                f"{100 * figures['top1']:.4g} % | {figures['texts_the_same']} of {figures['texts_written']} | "
-                f"{figures['seconds']} s |"
+                f"{100 * figures['top1']:.4g} % | {figures['texts_the_same']} of {figures['texts_written']} |"
             )
     lines += ["", "A random Qwen2 of 256 numbers a row, as llama.cpp's quantiser makes it:", ""]
     lines += ["| file | KL | same likeliest |", "|---|---:|---:|"]
