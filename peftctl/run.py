@@ -121,7 +121,8 @@ class LoadedRun:
             raise UsageError(
                 f"PROMPT: more than the model can attend to (found {len(ids)} tokens); allowed: under {able}"
             )
-        return able - len(ids)
+        # What reads one text and writes another has the whole length for either.
+        return able if self.model.config.is_encoder_decoder else able - len(ids)
 
     def held_out(self, data: Path | None = None, limit: int | None = None) -> Measurement:
         """The recipe's held-out rows, or those of ``data``, ready to be measured.
@@ -212,7 +213,10 @@ def at_base(run: Run, base: str | Path | None) -> Recipe:
     """The run's recipe with its base at ``base``; where it was a file and its plain folder is gone, with the file."""
     source = run.manifest["base"].get("source")
     if base is not None:
-        where, revision = str(Path(base).expanduser().absolute()), None
+        given = Path(base).expanduser().absolute()
+        if not given.exists():
+            raise UsageError(f"--base: no such file or folder: {given}")
+        where, revision = str(given), None
     elif source and not Path(run.recipe.model.name).exists() and Path(source).exists():
         where, revision = source, None
     else:

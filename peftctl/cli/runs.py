@@ -39,6 +39,7 @@ def evaluate(
                 f"--on: the base has no head for {loaded.collate.task.name} but the run's; allowed: adapter"
             )
         sides = ["adapter"]
+        console.note(f"the base is not measured: it has no head for {loaded.collate.task.name} but the run's")
     measure = loaded.held_out(data, limit)
     measured = {}
     for side in sides:
@@ -106,6 +107,8 @@ def generate(
             answers[side] = write(model, loaded.tokenizer, ids, sampling, heard)
         if not as_json:
             console.piece("\n")
+            if not answers[side].strip():
+                console.note("note: what was written is empty: the model ended it at once")
     if as_json:
         console.say_json(answers)
 

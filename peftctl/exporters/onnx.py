@@ -68,7 +68,8 @@ class Onnx:
             job.note(f"writing {graph.name}.onnx")
             write(graph, model, job.folder)
         files.beside(made.folder, job.folder)
-        write_text(job.folder / "README.md", f"{files.words(title(job.run), graphs)}\n{training(job.run)}")
+        labels = job.run.recipe.task.labels or ()
+        write_text(job.folder / "README.md", f"{files.words(title(job.run), graphs, labels)}\n{training(job.run)}")
         names = tuple(graph.name for graph in graphs)
         del model
         gc.collect()

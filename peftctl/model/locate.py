@@ -53,7 +53,7 @@ def find(model: ModelSettings, path: Path, note: Callable[[str], None], *, weigh
         raise UsageError(f"model.name: no such file or folder: {path}", f"did you mean {near}?" if near else "")
     if path.is_dir():
         _check_folder(path)
-        return Base(str(path), path, "folder")
+        return Base(str(path.resolve() if ".." in path.parts else path), path, "folder")
     if path.suffix.lower() != ".gguf":
         raise UsageError(f"model.name: {path} is neither a folder nor a .gguf file")
     folder = gguf.plain_folder(path, note)

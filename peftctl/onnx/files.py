@@ -27,8 +27,8 @@ def beside(model: Path, folder: Path) -> None:
     write_json(folder / "config.json", said | {"dtype": "float32"})
 
 
-def words(title: str, graphs: Sequence[Graph]) -> str:
-    """What a card says of the files: what goes in and what comes out."""
+def words(title: str, graphs: Sequence[Graph], labels: Sequence[str]) -> str:
+    """What a card says of the files: what goes in and what comes out, whose last axis stands for ``labels`` if any."""
     lines = [
         f"# {title}",
         "",
@@ -41,6 +41,9 @@ def words(title: str, graphs: Sequence[Graph]) -> str:
         lines += [f"## {graph.name}.onnx", "", "| goes in | axes |", "|---|---|"]
         lines += [f"| {name} | {_axes(graph, name)} |" for name in graph.inputs if _first_layer(name)]
         lines += ["", "Comes out: " + ", ".join(filter(_first_layer, graph.outputs)) + ".", ""]
+    if labels:
+        named = ", ".join(f"{number} {label}" for number, label in enumerate(labels))
+        lines += [f"Along the last axis of what comes out stand the labels (id2label in config.json): {named}.", ""]
     makes = {graph.name for graph in graphs if any(name.startswith(PRESENT) for name in graph.outputs)}
     takes = {graph.name for graph in graphs if any(name.startswith(PAST) for name in graph.inputs)}
     if takes:

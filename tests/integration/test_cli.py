@@ -292,6 +292,8 @@ def test_a_base_that_moved_is_named_and_must_be_the_same(tmp_path: Path) -> None
     rows = tmp_path / "train.jsonl"
     assert peftctl("eval", made, "--data", rows)[0] == 2
     assert peftctl("eval", made, "--data", rows, "--base", tmp_path / "moved")[0] == 0
+    code, _, err = peftctl("eval", made, "--data", rows, "--base", tmp_path / "nowhere")
+    assert (code, err.count("--base: no such file or folder: ")) == (2, 1)
     other = tiny.save(tmp_path / "other", tiny.llama(seed=5))
     code, _, err = peftctl("eval", made, "--data", rows, "--base", other)
     assert code == 2

@@ -205,6 +205,8 @@ def test_classes_are_those_of_the_run(tmp_path: Path, rows: str) -> None:
     seen = inputs["attention_mask"].numpy().astype(bool) if rows == "tags" else ...
     assert np.abs(found[seen] - wanted[seen]).max() <= 1e-4
     labels = json.loads((tmp_path / "out" / "config.json").read_text())["id2label"]
+    named = ", ".join(f"{number} {label}" for number, label in labels.items())
+    assert f"stand the labels (id2label in config.json): {named}." in (tmp_path / "out" / "README.md").read_text()
     assert set(labels.values()) == ({"O", "B-NAME", "I-NAME"} if rows == "tags" else set(tasks.ANIMALS))
 
 

@@ -51,6 +51,7 @@ def test_it_learns_to_write(tmp_path: Path, kind: str) -> None:
 def test_methods_and_what_they_leave(tmp_path: Path, kind: str, method: str) -> None:
     run, _ = train(tmp_path, kind, method={"name": method}, eval={"generate": {"max_new_tokens": 4, "limit": 3}})
     loaded = peftctl.load(run)
+    assert loaded.room([5] * 9) == loaded.room([5])  # what is read takes no room from what is written
     facts = jobs.manifest(run)["metrics"]
     assert loaded.held_out()(loaded.model)["loss"] == pytest.approx(facts["loss"], rel=1e-5)
     assert loaded.held_out().written(loaded.model)["written"] == facts["written"]

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import peftctl
+from peftctl.cli import app
 from peftctl.errors import DataError, RecipeError, UsageError
 from peftctl.events import Events
 from peftctl.formats import FORMATS
@@ -296,6 +298,16 @@ def test_a_head_that_peft_has_no_place_for_stands_beside_and_is_not_merged(tmp_p
     assert loaded.held_out()(loaded.model)["loss"] == pytest.approx(jobs.manifest(run)["metrics"]["loss"], rel=1e-5)
     with pytest.raises(UsageError, match="its head stands beside what PEFT saves of trainable_tokens"):
         open_source(run, None, print)
+
+
+def test_eval_says_why_it_measures_no_base(tmp_path: Path) -> None:
+    run = train(tmp_path, "bert", "single")
+    done = CliRunner().invoke(app, ["eval", str(run)])
+    assert done.exit_code == 0
+    assert "the base is not measured: it has no head for seq_cls but the run's" in done.stderr
+    done = CliRunner().invoke(app, ["eval", str(run), "--on", "both"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--on: the base has no head for seq_cls but the run's; allowed: adapter" in done.stderr
 
 
 def test_the_loss_of_several_labels_is_by_label_in_training_and_measuring(tmp_path: Path) -> None:
