@@ -7,13 +7,18 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+
+SECRET = "hf_thisIsTheTokenItself"
 REPO = "acme/tiny"
 UPLOADS = (["preupload"], ["commit"])
 CONFIG, INDEX = b'{"model_type": "llama"}', "model.safetensors.index.json"
@@ -277,3 +282,28 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def pointed(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeHub]:
+    """``hub`` served, and huggingface_hub pointed at it with a token, and with an empty cache below ``home``."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # between the library's attempts
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setenv("NO_PROXY", "*")
+    with serve(hub) as served:
+        for name, value in {
+            "ENDPOINT": served.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": served.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_TOKEN_PATH": str(home / "token"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        close_session()
+        yield served
+        close_session()

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfFileSystem, constants
-from huggingface_hub.utils import close_session
 
 from peftctl.data import hub as data_hub
 from peftctl.errors import DataError, MachineError, PeftctlError, UsageError
 from tests import fake_hub
-from tests.fake_hub import REPO, FakeHub
+from tests.fake_hub import REPO, SECRET, FakeHub
 
 A, B = "a" * 40, "b" * 40
-SECRET = "hf_thisIsTheTokenItself"
 GATED = (403, "GatedRepo", "Access to dataset acme/tiny is restricted")
 TRAIN = [{"prompt": f"p{n}", "completion": f"c{n}", "meta": {"n": n, "tags": ["x", "y"][: n % 3]}} for n in range(7)]
 TEST = [{"prompt": "tp", "completion": "tc", "meta": {"n": -1, "tags": []}}]
@@ -69,20 +66,8 @@ def by_config(readme: str = CONFIGS) -> dict[str, bytes]:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     """A fake hub with one data set, and both libraries pointed at it with empty caches."""
-    sleep = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # between the library's attempts
-    monkeypatch.setenv("HF_TOKEN", SECRET)
-    monkeypatch.setenv("NO_PROXY", "*")
-    with fake_hub.serve(FakeHub({A: by_split()}, {"main": A}, {"v1.0": A}, kind="datasets")) as served:
-        for name, value in {
-            "ENDPOINT": served.endpoint,
-            "HUGGINGFACE_CO_URL_TEMPLATE": served.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_CACHE": str(tmp_path / "hub"),
-            "HF_TOKEN_PATH": str(tmp_path / "token"),
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,
-        }.items():
-            monkeypatch.setattr(constants, name, value)
+    sets = FakeHub({A: by_split()}, {"main": A}, {"v1.0": A}, kind="datasets")
+    with fake_hub.pointed(sets, monkeypatch, tmp_path) as served:
         for name, value in {
             "HF_ENDPOINT": served.endpoint,
             "HF_HUB_OFFLINE": False,
@@ -92,9 +77,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
         }.items():
             monkeypatch.setattr(datasets.config, name, value)
         caches(monkeypatch, tmp_path)
-        close_session()
         yield served
-        close_session()
 
 
 def caches(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import constants
-from huggingface_hub.utils import close_session
 from typer.testing import CliRunner
 
 from peftctl import card
@@ -21,32 +19,17 @@ from peftctl.exporters import push
 from peftctl.exporters.export import Asked, export
 from peftctl.run import Run, open_run
 from tests import fake_hub, jobs, tiny
-from tests.fake_hub import REPO, FakeHub
+from tests.fake_hub import REPO, SECRET, FakeHub
 
 # huggingface_hub 2.4 hands httpx2 the files it puts by a name of old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-SECRET = "hf_thisIsTheTokenItself"
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     """A hub without the repo yet, and huggingface_hub pointed at it with a token."""
-    sleep = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # between the library's attempts
-    monkeypatch.setenv("HF_TOKEN", SECRET)
-    monkeypatch.setenv("NO_PROXY", "*")
-    with fake_hub.serve(FakeHub({}, {})) as served:
-        for name, value in {
-            "ENDPOINT": served.endpoint,
-            "HF_TOKEN_PATH": str(tmp_path / "token"),
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        close_session()
+    with fake_hub.pointed(FakeHub({}, {}), monkeypatch, tmp_path) as served:
         yield served
-        close_session()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from huggingface_hub.utils import close_session
 from peftctl.errors import MachineError, PeftctlError, UsageError
 from peftctl.model import hub as model_hub
 from tests import fake_hub
-from tests.fake_hub import REPO, FakeHub
+from tests.fake_hub import REPO, SECRET, FakeHub
 
 A, B = "a" * 40, "b" * 40
-SECRET = "hf_thisIsTheTokenItself"
 GATED = (403, "GatedRepo", "Access to model acme/tiny is restricted")
 FIRST, LAST = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
@@ -30,23 +28,8 @@ FIRST, LAST = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetens
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     """A fake hub with one sharded model, and huggingface_hub pointed at it with an empty cache."""
-    sleep = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # between the library's attempts
-    monkeypatch.setenv("HF_TOKEN", SECRET)
-    monkeypatch.setenv("NO_PROXY", "*")
-    with fake_hub.serve(FakeHub({A: fake_hub.sharded()}, {"main": A}, {"v1.0": A})) as served:
-        for name, value in {
-            "ENDPOINT": served.endpoint,
-            "HUGGINGFACE_CO_URL_TEMPLATE": served.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_CACHE": str(tmp_path / "hub"),
-            "HF_TOKEN_PATH": str(tmp_path / "token"),
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        close_session()
+    with fake_hub.pointed(FakeHub({A: fake_hub.sharded()}, {"main": A}, {"v1.0": A}), monkeypatch, tmp_path) as served:
         yield served
-        close_session()
 
 
 def fetch(revision: str | None = None, *, repo: str = REPO, code: bool = False) -> tuple[model_hub.Snapshot, list[str]]:

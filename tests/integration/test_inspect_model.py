@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import constants
-from huggingface_hub.utils import close_session
 from typer.testing import CliRunner
 
 from peftctl.cli import app
@@ -167,20 +165,9 @@ def test_a_tree_and_a_pattern_are_shown_where_asked_for(tmp_path: Path) -> None:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     """A hub with Llama-3.2-1B's config, whose weights are in two files."""
-    monkeypatch.setenv("NO_PROXY", "*")
     files = {**fake_hub.sharded(), "config.json": json.dumps(LLAMA_1B).encode()}
-    with fake_hub.serve(FakeHub({COMMIT: files}, {"main": COMMIT})) as served:
-        for name, value in {
-            "ENDPOINT": served.endpoint,
-            "HUGGINGFACE_CO_URL_TEMPLATE": served.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_CACHE": str(tmp_path / "hub"),
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        close_session()
+    with fake_hub.pointed(FakeHub({COMMIT: files}, {"main": COMMIT}), monkeypatch, tmp_path) as served:
         yield served
-        close_session()
 
 
 @pytest.mark.slow
