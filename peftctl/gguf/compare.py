@@ -12,6 +12,7 @@ from typing import Any
 from peftctl.errors import VerificationError
 from peftctl.gguf import runtime, texts
 from peftctl.gguf.families import Family
+from peftctl.model.divergence import divergence
 
 POSITIONS, LONGEST = 200, 96  # ids of which logits are compared, and of a row
 WRITTEN = 24  # ids that are written after a prompt
@@ -144,10 +145,9 @@ def _logits(wanted: Any, path: Path, file: File) -> dict[str, Any]:
     import torch
 
     theirs = torch.from_numpy(np.fromfile(path, dtype=np.float32).reshape(tuple(wanted.shape)))
-    divergence = (wanted.softmax(-1) * (wanted.log_softmax(-1) - theirs.log_softmax(-1))).sum(-1)
     found: dict[str, Any] = {
         "positions": len(wanted),
-        "kl": max(0.0, float(divergence.double().mean())),
+        "kl": divergence(wanted, theirs),
         "top1": float((wanted.argmax(-1) == theirs.argmax(-1)).double().mean()),
         "max_difference": float((wanted - theirs).abs().max()),
         "relative_difference": float((wanted.double() - theirs.double()).norm() / wanted.double().norm()),

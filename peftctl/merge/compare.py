@@ -21,6 +21,7 @@ from peftctl.merge.source import WEIGHTS, Source
 from peftctl.merge.weights import Weights
 from peftctl.model import identity, load
 from peftctl.model.adapter import outputs
+from peftctl.model.divergence import divergence
 from peftctl.tasks import Task
 from peftctl.text.tokens import Encoded
 
@@ -86,9 +87,8 @@ def models(
         "relative_difference": float((one.double() - two.double()).norm() / one.double().norm()),
     }
     if task.classes:
-        divergence = (one.softmax(-1) * (one.log_softmax(-1) - two.log_softmax(-1))).sum(-1)
         found |= {
-            "kl": max(0.0, float(divergence.mean())),
+            "kl": divergence(one.flatten(0, -2), two.flatten(0, -2)),
             "top1": float((one.argmax(-1) == two.argmax(-1)).float().mean()),
         }
     if loss is not None and loss_merged is not None:

@@ -87,6 +87,7 @@ def effect(run: Path) -> float:
     """How far the run's model is from its base in transformers: the mean divergence (KL) on the same positions."""
     import peftctl as package
     from peftctl.gguf import compare
+    from peftctl.model.divergence import divergence
 
     loaded = package.load(run)
     asked = compare.asked(loaded.tokenizer, [], "")
@@ -94,7 +95,7 @@ def effect(run: Path) -> float:
     with loaded.base() as base:
         one, _ = compare.said(base, asked)
     two, _ = compare.said(loaded.model, asked)
-    return float((two.softmax(-1) * (two.log_softmax(-1) - one.log_softmax(-1))).sum(-1).double().mean())
+    return divergence(two, one)
 
 
 def of_base(run: Path, folder: Path) -> dict[str, Any]:
