@@ -203,7 +203,7 @@ def _dropped(dropped: Any) -> str:
 
 
 def _measured_table(measured: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """A row for each side, and one for always giving the majority's answer where there are choices."""
+    """A row for each side, and one for always giving the majority's answer where there are choices or classes."""
     from peftctl.console import figure
 
     # What is written is scored beside what is read, under names of its own.
@@ -219,7 +219,7 @@ def _measured_table(measured: dict[str, dict[str, Any]]) -> tuple[list[str], lis
         + ([f"{metrics['likeliest'][key]:.3f}" for key in ("accuracy", "macro_f1")] if by_choice else [])
         for side, metrics in measured.items()
     ]
-    if by_choice:
-        majority = [f"{first['majority'][key]:.3f}" for key in ("accuracy", "macro_f1")]
-        rows.insert(0, ["majority", *("-" for _ in plain), *majority])
-    return ["", *plain, *(["accuracy", "macro_f1"] if by_choice else [])], rows
+    columns = [*plain, *(["accuracy", "macro_f1"] if by_choice else [])]
+    if always := first.get("majority"):
+        rows.insert(0, ["majority", *(f"{always[key]:.3f}" if key in always else "-" for key in columns)])
+    return ["", *columns], rows

@@ -264,11 +264,12 @@ LINES: Mapping[str, Callable[[Event], list[str]]] = {"data": _data, "model": _mo
 
 
 def figures(metrics: Mapping[str, Any]) -> list[str]:
-    """Metrics as words: plain numbers, and accuracy and macro F1 of what is scored by choice."""
+    """Metrics as words: plain numbers, and accuracy and macro F1 of the likeliest choices and of the majority."""
     said = [f"{key} {figure(value)}" for key, value in metrics.items() if isinstance(value, float | None)]
     for key, value in metrics.items():
         if isinstance(value, Mapping) and "accuracy" in value:
-            said.append(f"{key}: accuracy {value['accuracy']:.3f}, macro F1 {value['macro_f1']:.3f}")
+            f1 = f", macro F1 {value['macro_f1']:.3f}" if "macro_f1" in value else ""
+            said.append(f"{key}: accuracy {value['accuracy']:.3f}{f1}")
     if written := metrics.get("written"):
         said.append("written: " + ", ".join(f"{key} {figure(value)}" for key, value in written.items()))
     return said

@@ -8,7 +8,15 @@ from typing import Any
 
 
 def classified(guesses: Sequence[int], truth: Sequence[int], labels: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, macro F1 (the mean over all classes, 0 for one that was never right) and each class's figures."""
+    """Accuracy, macro F1 (the mean over all classes, 0 for one that was never right) and each class's figures; and what
+    always guessing the commonest class (the first of equals) comes to, which any model has to beat."""
+    commonest = max(range(len(labels)), key=truth.count)
+    found = _classified(guesses, truth, labels)
+    always = _classified([commonest] * len(truth), truth, labels)
+    return {**found, "majority": {key: always[key] for key in ("accuracy", "macro_f1")}}
+
+
+def _classified(guesses: Sequence[int], truth: Sequence[int], labels: Sequence[str]) -> dict[str, Any]:
     table = {label: _of_class([g == at for g in guesses], [t == at for t in truth]) for at, label in enumerate(labels)}
     right = sum(guess == true for guess, true in zip(guesses, truth, strict=True))
     return {

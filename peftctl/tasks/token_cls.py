@@ -137,7 +137,8 @@ class TokenClassification(Defaults):
         if not any(label.startswith(SPANS) for label in self.labels):
             return scores
         named = [[[self.labels[tag] for tag in row] for row in side] for side in (kept, truth)]
-        return {"accuracy": scores["accuracy"], **entities(*named)}
+        always = {"accuracy": scores["majority"]["accuracy"]}
+        return {"accuracy": scores["accuracy"], **entities(*named), "majority": always}
 
 
 TASK = TokenClassification()

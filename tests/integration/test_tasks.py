@@ -305,6 +305,7 @@ def test_eval_says_why_it_measures_no_base(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["eval", str(run)])
     assert done.exit_code == 0
     assert "the base is not measured: it has no head for seq_cls but the run's" in done.stderr
+    assert [line.split()[:1] for line in done.stdout.splitlines()[1:4]] == [["loss"], ["majority"], ["adapter"]]
     done = CliRunner().invoke(app, ["eval", str(run), "--on", "both"])
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--on: the base has no head for seq_cls but the run's; allowed: adapter" in done.stderr

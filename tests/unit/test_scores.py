@@ -124,6 +124,8 @@ def test_classes_by_hand() -> None:
     }
     assert found["classes"]["b"]["f1"] == 0.0
     assert found["macro_f1"] == pytest.approx(0.8 / 3)
+    assert found["majority"] == {"accuracy": pytest.approx(2 / 3), "macro_f1": pytest.approx(0.8 / 3)}
+    assert classified([0], [1], ["a", "b"])["majority"] == {"accuracy": 1.0, "macro_f1": 0.5}
 
 
 def test_classes_are_the_reference_library_s() -> None:
