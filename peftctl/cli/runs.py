@@ -143,9 +143,9 @@ def export(
 
     if private and push is None:
         raise UsageError("--private: has no effect without --push")
+    opened = open_run(run)
     quiet.no_progress_bars()
     target = hub.target(push, private) if push is not None else None
-    opened = open_run(run)
     manifest = publish(opened, out, Asked(to, type_, base, verify), console.note)
     if not as_json:
         why = f" ({manifest['reason']})" if "reason" in manifest else ""
@@ -187,7 +187,9 @@ def _prompt(given: str | None) -> str:
 
 def _load(run: Path, base: Path | None) -> Any:
     from peftctl import load, quiet
+    from peftctl.run import open_run
 
+    open_run(run)  # before the libraries, which take seconds to import
     quiet.no_progress_bars()
     return load(run, base)
 

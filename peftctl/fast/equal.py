@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # what looks at a run alone need not wait for torch
+    import torch
+    from torch import Tensor
 
-from peftctl.fast.linear import Group
+    from peftctl.fast.linear import Group
 
 SEED = 7
 
 
 def random(like: Tensor, *shape: int, seed: int = SEED) -> Tensor:
     """Standard normal numbers in the dtype and on the device of ``like``; torch's own random state stays."""
+    import torch
+
     made = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
     return made.to(like.device, like.dtype)
 
 
 def tolerance(dtype: torch.dtype) -> float:
     """How far two ways of computing one thing may be apart, relative to its norm: some roundings, one after another."""
+    import torch
+
     return max(4 * float(torch.finfo(dtype).eps), 2e-5)
 
 
@@ -50,6 +55,8 @@ def same(
 def _outcome(
     function: Callable[..., Any], inputs: Sequence[Tensor], parameters: Sequence[Tensor], keywords: Mapping[str, Any]
 ) -> list[Tensor]:
+    import torch
+
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     with torch.enable_grad():

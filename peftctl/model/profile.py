@@ -8,7 +8,6 @@ from textwrap import shorten
 from typing import Any
 
 from peftctl.fast.equal import near
-from peftctl.fast.liger import fused_sum
 from peftctl.model.attention import packed_attention
 from peftctl.model.causal import looks_ahead
 from peftctl.model.head import Head, plain_head
@@ -53,6 +52,8 @@ def profile(model: Any, task: Task, slices_logits: bool, dtype: Any, virtual: in
     if head is not None and not _is_plain(model, head, tensors(task.collate(rows, Layout(0)))["inputs"]):
         head = None
     if head is not None:
+        from peftctl.fast.liger import fused_sum
+
         head = Head(head.module, fused_sum(head.weight))
     why_not = "its virtual tokens stand before each row" if virtual else _why_not_packed(model, base, task, rows, dtype)
     model.zero_grad(set_to_none=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,18 @@ def finished(folder: Path) -> Path:
     (folder / "manifest.json").write_text(json.dumps({"kind": "run", "artifact": "adapter", "steps": 3}))
     (folder / "resolved.yaml").write_text(RESOLVED)
     return folder
+
+
+def test_what_is_wrong_with_a_run_is_said_before_torch_is_imported(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom peftctl.cli import app\n"
+        "for words in (['export', 'lost', 'out', '--to', 'gguf'], ['eval', 'lost'], ['generate', 'lost', 'a']):\n"
+        "    done = CliRunner().invoke(app, words)\n"
+        "    assert (done.exit_code, 'lost: no such run directory' in done.stderr) == (2, True), done.output\n"
+        "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_a_finished_run_is_opened_with_its_recipe_and_manifest(tmp_path: Path) -> None:
