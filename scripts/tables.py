@@ -2,7 +2,7 @@
 
     python scripts/tables.py [--check]     --check tries no capabilities, which takes minutes: tests try some of them
 
-model_types   for each task, the model types that transformers has a class for, as load.auto_class chooses it; those of
+model_types   for each task, the model types that transformers has a class for, as auto_class chooses it; those of
               them that read in both directions unless their config says is_decoder, where the task does not allow it
 peft_configs  for each method, PEFT's config class: every field's type and default; help too where we have no class
 capabilities  for each method, on which tasks, families, quantised bases it was built on a tiny model, trained and read
@@ -50,7 +50,7 @@ def main() -> None:
 def model_types() -> dict[str, Any]:
     import transformers
 
-    from peftctl.model.load import auto_class
+    from peftctl.model.auto import auto_class
     from peftctl.tasks import TASKS
 
     by_task, both_ways = {}, {}

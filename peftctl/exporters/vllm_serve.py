@@ -14,6 +14,7 @@ from peftctl.exporters.contract import Job
 from peftctl.generate import stop_ids
 from peftctl.methods.peft_method import CONFIG
 from peftctl.model import identity, load
+from peftctl.model.auto import auto_class
 from peftctl.model.locate import Base
 from peftctl.tasks import Task, task_of
 
@@ -45,7 +46,7 @@ def architecture(folder: Path, task: Task, config: Any) -> str:
     """The class that vLLM looks for: the one that the folder's config names, or with a head the task's own."""
     if not task.head and (named := json.loads((folder / "config.json").read_text("utf-8")).get("architectures")):
         return str(named[0])
-    made: str = load.auto_class(task, config)._model_mapping[type(config)].__name__
+    made: str = auto_class(task, config)._model_mapping[type(config)].__name__
     return made
 
 

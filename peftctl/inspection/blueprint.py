@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftctl.errors import UsageError
-from peftctl.model.load import auto_class, misnamed
+from peftctl.model.auto import auto_class
+from peftctl.model.load import misnamed
 from peftctl.nearest import nearest
 from peftctl.tasks import TASKS, Task
 

@@ -15,6 +15,7 @@ from peftctl.generate import stop_ids
 from peftctl.merge import vectors
 from peftctl.merge.source import Source
 from peftctl.model import load
+from peftctl.model.auto import auto_class
 from peftctl.model.locate import Base
 
 LARGEST = 50_000_000
@@ -50,7 +51,7 @@ def _of_head(source: Source) -> dict[str, Any]:
     """What config.json says of a task's head: the class of the model, and the names of its labels."""
     config = load.load_config(source.base, source.model)
     source.task.configure(config)
-    made = load.auto_class(source.task, config)._model_mapping[type(config)]
+    made = auto_class(source.task, config)._model_mapping[type(config)]
     said = config.to_dict()
     kept = {name: said[name] for name in ("id2label", "label2id", "problem_type") if said.get(name) is not None}
     return {"architectures": [made.__name__], **kept}
@@ -121,7 +122,7 @@ def card(source: Source, facts: Mapping[str, Any], folder: Path) -> None:
 
 
 def _loads(source: Source) -> str:
-    return str(load.auto_class(source.task, load.load_config(source.base, source.model)).__name__)
+    return str(auto_class(source.task, load.load_config(source.base, source.model)).__name__)
 
 
 def _copy(here: Path, there: Path, but: tuple[str, ...]) -> None:

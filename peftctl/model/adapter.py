@@ -13,7 +13,7 @@ from peftctl.errors import VerificationError
 from peftctl.methods import BaseName, Method, MethodSettings
 from peftctl.methods.parts import heads
 from peftctl.model import attach, quantize, types
-from peftctl.model.load import auto_class
+from peftctl.model.auto import auto_class
 from peftctl.model.locate import Base
 from peftctl.recipe.schema import ModelSettings
 from peftctl.tasks import Task

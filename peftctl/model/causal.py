@@ -6,7 +6,7 @@ from typing import Any
 
 from peftctl.errors import UsageError
 from peftctl.model import skeleton
-from peftctl.model.load import auto_class
+from peftctl.model.auto import auto_class
 from peftctl.tasks import Task
 
 LENGTH = 11  # tokens

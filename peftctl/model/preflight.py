@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from peftctl.errors import MachineError, PeftctlError, UsageError
 from peftctl.methods import METHODS, DataFacts, Method, MethodSettings
 from peftctl.methods.parts import head_shapes, heads
-from peftctl.model import attach, causal, load, skeleton, targets
+from peftctl.model import attach, auto, causal, load, skeleton, targets
 from peftctl.model.skeleton import Skeleton
 from peftctl.tables import table
 from peftctl.tasks import TASKS, Task
@@ -68,8 +68,8 @@ def check(
     seen = table("capabilities")["methods"].get(method.name, {"families": {}})
     if task.causal and seen["families"].get(config.model_type) == "yes" and not again:
         return  # the families were tried with it
-    if not load.has_class(task, config):
-        able = [each.name for each in TASKS.values() if load.has_class(each, config)]
+    if not auto.has_class(task, config):
+        able = [each.name for each in TASKS.values() if auto.has_class(each, config)]
         raise UsageError(
             f"model.name: {name} is a {config.model_type}, of which transformers has no class for {task.name}"
             + (f"; allowed: {', '.join(able)}" if able else "")

@@ -10,7 +10,7 @@ from typing import Any
 
 from peftctl.errors import UsageError
 from peftctl.methods.parts import mark_heads, mark_unused
-from peftctl.model.load import auto_class
+from peftctl.model.auto import auto_class
 from peftctl.tasks import Task
 
 LEAST = 2  # layers: what one does to the next one's weights shows from two on

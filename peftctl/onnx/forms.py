@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from peftctl.model.load import auto_class
+from peftctl.model.auto import auto_class
 from peftctl.onnx.contract import Form
 from peftctl.onnx.decoder import Decoder
 from peftctl.onnx.one_pass import OnePass
