@@ -202,7 +202,8 @@ def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
     template.choose(tokenizer, recipe.data.template, found.name)
     slices_logits = loading.forward_takes(model.get_base_model(), "logits_to_keep")
     products = getattr(torch, recipe.model.dtype)
-    known = profile(model, task, slices_logits, products, method.virtual_tokens(recipe.method))
+    virtual, longest = method.virtual_tokens(recipe.method), recipe.data.max_length or 0
+    known = profile(model, task, slices_logits, products, virtual, longest=longest)
     fast = FastPaths(recipe.train.fast, known, method)
     tokens = recipe.train.micro_batch_tokens or 0
     collate = Collator(task, tokenizer, fast.layout(plain_layout(tokenizer)), tokens, accelerator.device)

@@ -91,6 +91,15 @@ def qwen3(seed: int = 0) -> Any:
     return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8, initializer_range=0.2))
 
 
+def mistral(seed: int = 0, window: int = 64) -> Any:
+    """A Mistral, none of whose layers sees further back than ``window`` tokens."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(seed)
+    return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=window, initializer_range=0.2))
+
+
 def gemma2(seed: int = 0) -> Any:
     """A Gemma2: soft caps on attention and logits, norms that add one, GELU, a window on every other layer."""
     import torch

@@ -11,7 +11,7 @@ from peftctl.fast.equal import near
 from peftctl.model.attention import packed_attention
 from peftctl.model.causal import looks_ahead
 from peftctl.model.head import Head, plain_head
-from peftctl.tasks import Layout, Task, tensors
+from peftctl.tasks import Batch, Layout, Task, tensors
 from peftctl.text.tokens import Encoded
 
 ROWS = (11, 7)
@@ -36,9 +36,9 @@ class Profile:
     looks_ahead: bool = False
 
 
-def profile(model: Any, task: Task, slices_logits: bool, dtype: Any, virtual: int = 0) -> Profile:
+def profile(model: Any, task: Task, slices_logits: bool, dtype: Any, virtual: int = 0, *, longest: int = 0) -> Profile:
     """Try the peft model ``model``, whose products are in ``dtype``, on two short rows of random ids; it puts
-    ``virtual`` tokens before each.
+    ``virtual`` tokens before each. ``longest``: how many tokens the longest row has that it is to be trusted with.
     """
     model.eval()
     if not task.packs:
@@ -55,7 +55,9 @@ def profile(model: Any, task: Task, slices_logits: bool, dtype: Any, virtual: in
         from peftctl.fast.liger import fused_sum
 
         head = Head(head.module, fused_sum(head.weight))
-    why_not = "its virtual tokens stand before each row" if virtual else _why_not_packed(model, base, task, rows, dtype)
+    why_not = "its virtual tokens stand before each row"
+    if not virtual:
+        why_not = _why_not_packed(model, base, task, rows, dtype, longest)
     model.zero_grad(set_to_none=True)
     return Profile(not why_not, why_not, head, slices_logits, virtual, task.causal and looks_ahead(model))
 
@@ -79,13 +81,13 @@ def _is_plain(model: Any, head: Head, inputs: Mapping[str, Any]) -> bool:
     return near(found, wanted, head.weight.dtype)
 
 
-def _why_not_packed(model: Any, base: Any, task: Task, rows: list[Encoded], dtype: Any) -> str:
+def _why_not_packed(model: Any, base: Any, task: Task, rows: list[Encoded], dtype: Any, longest: int) -> str:
     """Why packed rows cannot be trusted, or "" where they gave what the rows give alone."""
     import torch
 
     try:
         alone = [_outcome(model, tensors(task.collate([row], Layout(0)))) for row in rows]
-        packed = tensors(task.collate(rows, Layout(0, packed=True)))
+        packed = _said_to_be(longest, tensors(task.collate(rows, Layout(0, packed=True))))
         with packed_attention(base):
             logits, grads = _outcome(model, packed)
             _in_training(model, packed)
@@ -104,6 +106,12 @@ def _why_not_packed(model: Any, base: Any, task: Task, rows: list[Encoded], dtyp
     if not near(flat, flat_wanted, dtype, base.config.get_text_config().num_hidden_layers):
         return "rows that stand end to end have other gradients than alone"
     return ""
+
+
+def _said_to_be(longest: int, batch: Batch) -> Batch:
+    """The batch as one whose longest row has so many tokens: attention with a shorter window tells."""
+    told = {name: max(longest, batch["inputs"][name]) for name in ("max_length_q", "max_length_k")}
+    return {**batch, "inputs": {**batch["inputs"], **told}}
 
 
 def _outcome(model: Any, batch: Mapping[str, Any]) -> tuple[Any, list[Any]]:

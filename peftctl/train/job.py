@@ -10,8 +10,9 @@ from typing import Any
 
 from peftctl.atomic import write_json, write_text
 from peftctl.data.collate import Collator, plain_layout
+from peftctl.data.encode import Rows
 from peftctl.data.order import derived_seed
-from peftctl.data.prepare import open_rows
+from peftctl.data.prepare import Opened, open_rows
 from peftctl.data.supply import supplied
 from peftctl.errors import DivergedError, MachineError, UsageError
 from peftctl.evaluation.measure import measured
@@ -250,15 +251,15 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
     model = to_device(model, accelerator)
     virtual = method.virtual_tokens(recipe.method)
     products = getattr(torch, recipe.model.dtype)
-    known = profile(accelerator.unwrap_model(model), task, slices_logits, products, virtual)
+    longest = _longest(opened, counts["longest"], held_out)
+    known = profile(accelerator.unwrap_model(model), task, slices_logits, products, virtual, longest=longest)
     causal.check(base.name, accelerator.unwrap_model(model).get_base_model(), task, known.looks_ahead)
     fast = FastPaths(recipe.train.fast, known, method)
     trained = ((name, p) for name, p in accelerator.unwrap_model(model).named_parameters() if p.requires_grad)
     optimizer = build_optimizer(recipe.train, ((method.rate(recipe.method, name), p) for name, p in trained))
     tokens, tokenizer = recipe.train.micro_batch_tokens or 0, encoding.tokenizer
     collate = Collator(task, tokenizer, fast.layout(plain_layout(tokenizer)), tokens, accelerator.device)
-    longest = encoding.max_length
-    measure = measured(recipe.eval, held_out, collate, longest) if held_out else None
+    measure = measured(recipe.eval, held_out, collate, encoding.max_length) if held_out else None
     if measure:
         measure.check()
     session = Session(
@@ -277,6 +278,13 @@ def prepare(recipe: Recipe, accelerator: Any, events: Events) -> tuple[Session, 
         start=start,
     )
     return session, base, anatomy
+
+
+def _longest(opened: Opened, of_training: int, held_out: Rows | None) -> int:
+    """How many tokens the longest row has that the model will see. What is not known before is as long as allowed."""
+    if opened.recipe.data.streaming or opened.recipe.eval.choices:
+        return opened.encoding.max_length
+    return max(of_training, held_out.longest if held_out else 0)
 
 
 def _tell_task(events: Events, recipe: Recipe, task: Task) -> None:

@@ -381,3 +381,21 @@ def test_a_batch_of_more_rows_than_there_are_is_said(tmp_path: Path, tiny_model:
     assert notes == ["train.batch_size 40 is more than the 24 rows: a step takes rows twice or more"]
     _, events = jobs.train(tmp_path, tiny_model, "whole", train={"batch_size": 40, "epochs": 1})
     assert not [event for event in events if event["event"] == "warning"]
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_rows_that_are_longer_than_a_model_s_window_are_not_packed(tmp_path: Path, long: bool) -> None:
+    base = tiny.save(tmp_path / "mistral", tiny.mistral(window=64))
+    rows = [{"prompt": f"{number} is ", "completion": "odd" if number % 2 else "even"} for number in range(30)]
+    if long:
+        rows.append({"prompt": "a long one, " * 12, "completion": "even"})
+    tiny.jsonl(tmp_path / "train.jsonl", rows)
+    settings = {"batch_size": 31, "epochs": 3}
+    fast, events = jobs.train(tmp_path, base, "fast", train=settings)
+    off = dict.fromkeys(("packed", "loss", "lora", "norm"), False)
+    plain, _ = jobs.train(tmp_path, base, "plain", train={**settings, "fast": off})
+    [said] = [event for event in events if event["event"] == "fast"]
+    why = "its attention sees 64 tokens, and rows are longer" if long else ""
+    assert (said["packed"], said["not_packed"]) == (not long, why)
+    one, two = (jobs.losses(jobs.events(run)) for run in (fast, plain))
+    assert one == pytest.approx(two, rel=1e-4)

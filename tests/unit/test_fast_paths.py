@@ -26,6 +26,7 @@ MODELS = {
     "qwen2": tiny.qwen2,
     "qwen3": tiny.qwen3,
     "gemma2": tiny.gemma2,
+    "mistral": lambda: tiny.mistral(window=64),
     "gpt2": lambda: tiny.gpt2(dropout=0.0),
 }
 OFF = FastSettings(packed=False, loss=False, lora=False, norm=False)
@@ -60,7 +61,8 @@ def adapted(kind: str, dtype: torch.dtype, *, checkpointing: bool = False) -> An
 
 def outcome(model: Any, settings: FastSettings, tokens: int = 200) -> tuple[float, torch.Tensor, dict[str, Any]]:
     """The loss of a step, the gradient of everything trained as one vector, and what was put in."""
-    fast = FastPaths(settings, profile(model, TASK, slices_logits=True, dtype=model.dtype), METHOD)
+    longest = max(map(len, rows()))
+    fast = FastPaths(settings, profile(model, TASK, slices_logits=True, dtype=model.dtype, longest=longest), METHOD)
     collate = Collator(TASK, None, fast.layout(Layout(0)), tokens, torch.device("cpu"))
     total = 0.0
     with fast.on(model) as put_in:
@@ -185,6 +187,13 @@ def test_a_model_whose_attention_drops_is_not_packed() -> None:
     model = attach.attach(model, METHOD, settings, anatomy, "CAUSAL_LM", DataFacts(6, 400, 200, 150, 1))
     made = profile(model, TASK, slices_logits=True, dtype=model.dtype)
     assert (made.packs, made.why_not) == (False, "its attention has dropout")
+
+
+def test_a_model_that_sees_no_further_than_a_window_is_packed_where_no_row_is_longer() -> None:
+    model = adapted("mistral", torch.float32)
+    for longest, wanted in ((64, ""), (65, "its attention sees 64 tokens, and rows are longer")):
+        made = profile(model, TASK, slices_logits=True, dtype=model.dtype, longest=longest)
+        assert (made.packs, made.why_not) == (not wanted, wanted)
 
 
 def test_a_switched_off_adapter_is_off_in_the_fast_path_too() -> None:
