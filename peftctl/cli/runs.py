@@ -148,13 +148,23 @@ def export(
     target = hub.target(push, private) if push is not None else None
     manifest = publish(opened, out, Asked(to, type_, base, verify), console.note)
     if not as_json:
-        why = f" ({manifest['reason']})" if "reason" in manifest else ""
-        console.say(f"{out}: {to}, verified: {manifest['verified']}{why}")
+        console.say(f"{out}: {to}, {_verified(manifest)}")
     pushed = hub.push(opened, out, manifest, target, console.note) if target else None
     if as_json:
         console.say_json(manifest | ({"push": pushed} if pushed else {}))
     elif pushed:
         console.say(f"{pushed['repo']}: {pushed['url']}")
+
+
+def _verified(manifest: dict[str, Any]) -> str:
+    """What a manifest says of whether it was verified, in whole and of its parts."""
+    why = f" ({manifest['reason']})" if "reason" in manifest else ""
+    parts = [
+        f"; {name}: {part['verified']} ({part['reason']})"
+        for name, part in manifest.items()
+        if isinstance(part, dict) and part.get("verified") == "no"
+    ]
+    return f"verified: {manifest['verified']}{why}{''.join(parts)}"
 
 
 def _ids(loaded: Any, asked: str, system: str | None, *, plain: bool) -> list[int]:

@@ -16,7 +16,7 @@ MODEL = "model.gguf"
 WORDS = """# {name}
 
 One GGUF file of {type} numbers: the base with what was trained merged into it, its tokenizer, and the chat template of
-training. `manifest.json` says how it was compared in llama.cpp.
+training. `manifest.json` says whether, and how, it was compared in llama.cpp.
 
 ```bash
 llama-cli -m model.gguf
@@ -37,7 +37,7 @@ class Gguf:
 
     def write(self, job: Job) -> gguf_whole.Written:
         written = gguf_whole.write(job, job.folder / MODEL)
-        gguf_whole.card(job, WORDS.format(name=title(job.run), type=job.type))
+        gguf_whole.card(job, WORDS.format(name=title(job.run), type=job.type), written.kinds)
         return written
 
     def verify(self, job: Job, written: gguf_whole.Written) -> Mapping[str, Any]:

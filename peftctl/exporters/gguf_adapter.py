@@ -13,15 +13,16 @@ from peftctl.merge import compare as merged
 from peftctl.run import Run
 
 
-def check(run: Run) -> None:
-    """Raises UsageError where the run left no adapter that llama.cpp can add to a model."""
+def check(run: Run, whole_by: str = "--to gguf") -> None:
+    """Raises UsageError where the run left no adapter that llama.cpp can add to a model; ``whole_by``: how its whole
+    model is had."""
     gguf_whole.check_task(run)
     if run.manifest["artifact"] != "adapter":
-        raise UsageError(f"{run.path}: the run trained the model itself, so there is no adapter", "--to gguf")
+        raise UsageError(f"{run.path}: the run trained the model itself, so there is no adapter", whole_by)
     try:
         lora.check(run.artifact)
     except UsageError as error:
-        raise UsageError(error.message, whole.instead(run, "--to gguf")) from None
+        raise UsageError(error.message, whole.instead(run, whole_by)) from None
 
 
 def write(job: Job, path: Path, type_: str) -> convert.Source:

@@ -15,8 +15,8 @@ from peftctl.run import Run
 ADAPTER = "adapter.gguf"
 WORDS = """# {name}
 
-The adapter alone as a GGUF file, to be loaded onto a GGUF file of its base. `manifest.json` says how the two were
-compared in llama.cpp.
+The adapter alone as a GGUF file, to be loaded onto a GGUF file of its base. `manifest.json` says whether, and how, the
+two were compared in llama.cpp.
 
 ```bash
 llama-cli -m base.gguf --lora adapter.gguf

@@ -15,7 +15,7 @@ from peftctl.exporters import whole
 from peftctl.exporters.contract import Job
 from peftctl.generate import stop_ids
 from peftctl.gguf import compare, convert, families, runtime
-from peftctl.gguf.numbers import TYPES
+from peftctl.gguf.numbers import TYPES, kinds
 from peftctl.merge import compare as merged
 from peftctl.merge.merge import check_room
 from peftctl.model import identity, load, locate
@@ -29,11 +29,12 @@ WHOLE = "whole.gguf"  # in float32, what llama.cpp's quantiser is given
 @dataclass(frozen=True)
 class Written:
     """The model that a GGUF file was made of, and ``facts`` of how that came to be. ``whole``: the file in float32 that
-    the one asked for was quantised from, None where it was not."""
+    the one asked for was quantised from, None where it was not; then ``kinds`` counts its matrices by type."""
 
     source: convert.Source
     whole: Path | None
     facts: Mapping[str, Any]
+    kinds: Mapping[str, int]
 
 
 def check_task(run: Run) -> None:
@@ -90,9 +91,16 @@ def write(job: Job, path: Path, fits: Callable[[convert.Source], Any] = lambda _
     whole_file = job.scratch / WHOLE if TYPES[job.type].quantised else None
     job.note(f"writing {path.name}, {job.type}")
     convert.convert(source, whole_file or path, "f32" if whole_file else job.type, job.note)
-    if whole_file:
-        runtime.quantise(whole_file, path, job.type)
-    return Written(source, whole_file, made.facts)
+    if not whole_file:
+        return Written(source, None, made.facts, {})
+    runtime.quantise(whole_file, path, job.type)
+    found = kinds(path)
+    job.note(f"llama.cpp made of its matrices {_counted(found)}")
+    return Written(source, whole_file, made.facts, found)
+
+
+def _counted(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {type_}" for type_, count in found.items())
 
 
 def _check_room(job: Job) -> None:
@@ -127,7 +135,11 @@ def verify(job: Job, written: Written, path: Path) -> dict[str, Any]:
         with_ = compare.File(file, type_, allowed)
         return compare.check(with_, source.tokenizer, asked, reference if fits else None, job.scratch)
 
-    found = {"llama_cpp": checked(path, job.type)}
+    found: dict[str, Any] = {"llama_cpp": checked(path, job.type)}
+    if fits:
+        _tell(job, found["llama_cpp"])
+    if written.kinds:
+        found["matrices"] = dict(written.kinds)
     if written.whole:
         found["before_quantising"] = checked(written.whole, "f32")
     if not fits:
@@ -136,9 +148,18 @@ def verify(job: Job, written: Written, path: Path) -> dict[str, Any]:
     return {"verified": "yes", **found, **written.facts}
 
 
-def card(job: Job, words: str) -> None:
-    """README.md: ``words`` of its form, and how it was trained."""
-    write_text(job.folder / "README.md", f"{words}\n{training(job.run)}")
+def _tell(job: Job, found: Mapping[str, Any]) -> None:
+    """How far the file is from the run, which nobody should have to look up."""
+    job.note(
+        f"beside transformers in float32: KL {found['kl']:.2g}, the same likeliest token at {found['top1']:.1%} of "
+        f"{found['positions']} positions"
+    )
+
+
+def card(job: Job, words: str, found: Mapping[str, int] | None = None) -> None:
+    """README.md: ``words`` of its form, of what types a quantised file's matrices are, and how it was trained."""
+    types = f"\nThe types of its matrices, as llama.cpp's quantiser made them: {_counted(found)}.\n" if found else ""
+    write_text(job.folder / "README.md", f"{words}{types}\n{training(job.run)}")
 
 
 def _about(run: Run) -> dict[str, str]:

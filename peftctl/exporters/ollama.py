@@ -22,8 +22,8 @@ SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "r
 UNCHECKED = "no Go template engine is at hand: the template was checked by what its parts give, not in Ollama"
 WORDS = """# {name}
 
-For Ollama: `Modelfile` has the template and the tokens that end an answer. `manifest.json` says how the weights were
-compared in llama.cpp.
+For Ollama: `Modelfile` has the template and the tokens that end an answer. `manifest.json` says whether, and how,
+the weights were compared in llama.cpp.
 
 ```bash
 ollama create my-model -f Modelfile
@@ -53,7 +53,7 @@ class Ollama:
 
     def check(self, run: Run, type_: str) -> None:
         if type_ == APART:
-            gguf_adapter.check(run)
+            gguf_adapter.check(run, "--to ollama without --type")
         else:
             gguf_whole.check(run)
 
@@ -70,7 +70,7 @@ class Ollama:
 
     def _beside(self, job: Job, written: Written) -> Written:
         write_text(job.folder / MODELFILE, written.file.text())
-        gguf_whole.card(job, WORDS.format(name=title(job.run)))
+        gguf_whole.card(job, WORDS.format(name=title(job.run)), written.whole.kinds if written.whole else None)
         return written
 
     def verify(self, job: Job, written: Written) -> Mapping[str, Any]:

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-FLOAT32 = 0  # ggml's number for it
+FLOAT32, ERROR = 0, 4  # ggml's numbers for them
+KEPT: list[Any] = []  # what llama.cpp calls back, which nothing else holds
 BUFFER = 256 * 2**20  # bytes that the quantiser holds of a tensor
 
 
@@ -95,11 +96,32 @@ def _threads() -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
-def main() -> None:
+def _heard() -> list[str]:
+    """What llama.cpp says of errors, from here on; its Python package would throw that away."""
+    import llama_cpp
+
+    said: list[str] = []
+
+    def hear(level: int, text: bytes, _: Any) -> None:
+        if level == ERROR:
+            said.append(text.decode("utf-8", "replace").strip())
+
+    KEPT.append(llama_cpp.llama_log_callback(hear))
+    llama_cpp.llama_log_set(KEPT[-1], None)
+    return said
+
+
+def main() -> int:
     request = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    answer = {"quantise": quantise, "ask": ask}[request["do"]](request)
+    said = _heard()
+    try:
+        answer = {"quantise": quantise, "ask": ask}[request["do"]](request)
+    except Exception as error:  # whatever it is, it is the answer
+        sys.stderr.write("\n".join(filter(None, said)) or f"{type(error).__name__}: {error}")
+        return 1
     Path(request["answer"]).write_text(json.dumps(answer), "utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftctl.errors import UsageError
-from peftctl.gguf import families, rotary, settings, tensors, writer
+from peftctl.gguf import families, names, rotary, settings, tensors, writer
 from peftctl.gguf.numbers import TYPES
 from peftctl.gguf.vocabulary import Vocabulary, vocabulary
 from peftctl.merge.weights import Weights
@@ -54,7 +54,8 @@ def convert(source: Source, path: Path, type_: str, note: Callable[[str], None])
             raise UsageError(f"gguf: {source.folder} holds no embedding")
         words = vocabulary(source.tokenizer, rows)
         said = settings.settings(config, kind, positions, note) | {"vocab_size": rows}
-        fields: dict[str, Any] = {f"general.{key}": value for key, value in source.about.items()}
+        about = {**source.about, "name": names.understood(source.about["name"], source.tokenizer)}
+        fields: dict[str, Any] = {f"general.{key}": value for key, value in about.items()}
         fields |= {"general.file_type": TYPES[type_].file_type, "general.quantization_version": 2}
         fields |= {f"{kind.architecture}.{key}": value for key, value in said.items()}
         fields |= _tokenizer(words, source)

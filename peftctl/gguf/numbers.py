@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -48,3 +50,14 @@ def encoded(value: Any, type_: str) -> Any:
     from gguf.quants import quantize
 
     return quantize(np.ascontiguousarray(value, dtype=np.float32), GGMLQuantizationType[type_.upper()])
+
+
+def kinds(path: Path) -> dict[str, int]:
+    """How many matrices of each type are in a file, by the type's name, the commonest first."""
+    from gguf import GGUFReader
+
+    return dict(
+        Counter(
+            tensor.tensor_type.name.lower() for tensor in GGUFReader(path).tensors if len(tensor.shape) > 1
+        ).most_common()
+    )

@@ -82,8 +82,19 @@ def test_a_file_that_llama_cpp_cannot_load_ends_in_its_own_words(tmp_path: Path)
     data = (tmp_path / "model.gguf").read_bytes()
     (tmp_path / "model.gguf").write_bytes(data[: len(data) // 2])
     asked = compare.asked(source.tokenizer, source.ends, "")
-    with pytest.raises(VerificationError, match=r"llama.cpp does not take what was written"):
+    with pytest.raises(VerificationError, match=r"does not take what was written .*error loading model") as why:
         compare.check(compare.File(tmp_path / "model.gguf", "f32", 1.0), source.tokenizer, asked, None, tmp_path)
+    assert "Traceback" not in str(why.value)
+    assert "File " not in str(why.value)
+
+
+@pytest.mark.parametrize(("name", "called"), [("smollm", "smollm-from-phi3-data"), ("phi3", "fi"), ("phi3", "PHI-3 b")])
+def test_a_name_in_which_llama_cpp_reads_something_changes_nothing(tmp_path: Path, name: str, called: str) -> None:
+    source = replace(loaded(gguf_models.save(tmp_path / "model", name)), about={"name": called})
+    convert.convert(source, tmp_path / "model.gguf", "f16", lambda _: None)
+    asked = compare.asked(source.tokenizer, source.ends, "")
+    found = compare.check(compare.File(tmp_path / "model.gguf", "f16", 1.0), source.tokenizer, asked, None, tmp_path)
+    assert found["texts_tokenised"] > 200
 
 
 def test_tokens_that_end_a_text_and_the_template_are_looked_for(tmp_path: Path) -> None:
@@ -179,8 +190,15 @@ def test_a_wrong_scale_in_an_adapter_is_found_out(
 
 @pytest.mark.parametrize("type_", ["bf16", "q8_0", "q4_k_m"])
 def test_other_types_of_numbers_are_told(tmp_path: Path, runs: dict[str, Path], type_: str) -> None:
-    facts = export(open_run(runs["lora"]), tmp_path / "out", Asked("gguf", type_.upper()))
+    said: list[str] = []
+    facts = export(open_run(runs["lora"]), tmp_path / "out", Asked("gguf", type_.upper()), said.append)
     assert facts["verified"] == "yes"
+    assert said[-1].startswith(f"beside transformers in float32: KL {facts['llama_cpp']['kl']:.2g}, the same likeliest")
+    card = (tmp_path / "out" / "README.md").read_text()
+    if type_ != "bf16":  # rows of 64 numbers are none for q4_k, which takes 256 at once
+        kinds = ", ".join(f"{count} {kind}" for kind, count in facts["matrices"].items())
+        assert f"as llama.cpp's quantiser made them: {kinds}." in card
+        assert set(facts["matrices"]) == ({"q8_0"} if type_ == "q8_0" else {"q5_0", "q8_0"})
     assert ("before_quantising" in facts) == (type_ != "bf16")
     assert facts["llama_cpp"]["kl"] > 1e-5
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"README.md", "manifest.json", "model.gguf"}

@@ -47,7 +47,7 @@ MODELS: Mapping[str, tuple[str, dict[str, Any], str]] = {
     "gemma2": ("gemma2", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 24}, "unspaced"),
     "gemma3": ("gemma3_text", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 24,
                                "rope_parameters": BOTH, "num_hidden_layers": 7}, "unspaced"),
-    "phi3": ("phi3", {"sliding_window": None, "pad_token_id": 0}, "spaced"),
+    "phi3": ("phi3", {"sliding_window": None, "pad_token_id": 0}, "stripping"),
     "phi3_long": ("phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 256, "pad_token_id": 0},
                   "spaced"),
 }  # fmt: skip
@@ -74,15 +74,18 @@ def save(folder: Path, name: str, **sizes: Any) -> Path:
 
 
 def tokenizer(kind: str) -> Any:
-    """A tokenizer of that ``kind``: SentencePiece's way, with (``spaced``) or without a space before texts, or bytes
-    split as the name in llama.cpp says."""
+    """A tokenizer of that ``kind``: SentencePiece's way, with (``spaced``) or without a space before texts, or with one
+    and dropping white space after special tokens as Phi-3's does; or bytes split as the name in llama.cpp says."""
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
-    core = _spaced(first=kind == "spaced") if kind in ("spaced", "unspaced") else _bytes(kind)
-    special = dict.fromkeys(["<s>", "<|im_end|>"])
-    core.add_special_tokens([*special, "<|im_start|>"])
-    core.add_tokens([AddedToken("<tool>", normalized=False)])
+    sentencepiece, strips = ("spaced", "unspaced", "stripping"), kind == "stripping"
+    core = _spaced(first=kind != "unspaced") if kind in sentencepiece else _bytes(kind)
+    core.add_special_tokens(["<s>"])
+    core.add_special_tokens([AddedToken(each, rstrip=strips) for each in ("<|im_end|>", "<|im_start|>")])
+    core.add_tokens([AddedToken("<tool>", normalized=False, rstrip=strips)])
+    if strips:
+        core.add_special_tokens(["<|endoftext|>", AddedToken("</s>", rstrip=True)])
     made = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="<|im_end|>")
     made.chat_template = tiny.CHATML
     return made
