@@ -18,7 +18,7 @@ from peftctl.merge import memory
 from peftctl.merge.merge import check_room
 from peftctl.model import load, locate, prequantized
 from peftctl.model.locate import Base
-from peftctl.onnx import check, files
+from peftctl.onnx import check, files, usage
 from peftctl.onnx.cases import traced
 from peftctl.onnx.contract import Form
 from peftctl.onnx.forms import form, unfit
@@ -69,7 +69,8 @@ class Onnx:
             write(graph, model, job.folder)
         files.beside(made.folder, job.folder)
         labels = job.run.recipe.task.labels or ()
-        write_text(job.folder / "README.md", f"{files.words(title(job.run), graphs, labels)}\n{training(job.run)}")
+        words = files.words(title(job.run), graphs, labels, usage.code(graphs, model, tokenizer))
+        write_text(job.folder / "README.md", f"{words}\n{training(job.run)}")
         names = tuple(graph.name for graph in graphs)
         del model
         gc.collect()

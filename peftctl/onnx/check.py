@@ -14,6 +14,7 @@ from peftctl.merge.compare import PROMPTS
 from peftctl.model.load import attends_to
 from peftctl.onnx.cases import cases
 from peftctl.onnx.contract import Case, Form
+from peftctl.onnx.seq2seq import start_id
 from peftctl.onnx.session import Sessions
 from peftctl.tasks import Task
 
@@ -81,9 +82,7 @@ def _text(model: Any, tokenizer: Any, task: Task, prompt: str) -> Text:
     from transformers import GenerationConfig
 
     ids = task.prompt(prompt, tokenizer)[: attends_to(model.config, tokenizer) - TOKENS]
-    own, stops = model.generation_config, stop_ids(model.generation_config, tokenizer)
-    told = (own.decoder_start_token_id, getattr(model.config, "decoder_start_token_id", None), own.bos_token_id)
-    start = next((each for each in told if each is not None), 0)
+    own, stops, start = model.generation_config, stop_ids(model.generation_config, tokenizer), start_id(model)
     # Nothing of what the model's own settings say of drawing, beams, repetition and the like.
     model.generation_config = GenerationConfig(
         do_sample=False,

@@ -12,6 +12,7 @@ from peftctl.merge import vectors
 from peftctl.merge.files import LARGEST, WEIGHT_FILES
 from peftctl.onnx.cache import PAST, PRESENT
 from peftctl.onnx.contract import Graph
+from peftctl.onnx.usage import notes
 
 OWN = ("config.json", "README.md", "manifest.json", "source.json", *vectors.FILES)
 
@@ -27,8 +28,9 @@ def beside(model: Path, folder: Path) -> None:
     write_json(folder / "config.json", said | {"dtype": "float32"})
 
 
-def words(title: str, graphs: Sequence[Graph], labels: Sequence[str]) -> str:
-    """What a card says of the files: what goes in and what comes out, whose last axis stands for ``labels`` if any."""
+def words(title: str, graphs: Sequence[Graph], labels: Sequence[str], code: str) -> str:
+    """What a card says of the files: what goes in and what comes out, whose last axis stands for ``labels`` if any, and
+    Python, ``code``, that runs them."""
     lines = [
         f"# {title}",
         "",
@@ -38,22 +40,38 @@ def words(title: str, graphs: Sequence[Graph], labels: Sequence[str]) -> str:
         "",
     ]
     for graph in graphs:
-        lines += [f"## {graph.name}.onnx", "", "| goes in | axes |", "|---|---|"]
-        lines += [f"| {name} | {_axes(graph, name)} |" for name in graph.inputs if _first_layer(name)]
-        lines += ["", "Comes out: " + ", ".join(filter(_first_layer, graph.outputs)) + ".", ""]
+        lines += _graph(graph)
     if labels:
         named = ", ".join(f"{number} {label}" for number, label in enumerate(labels))
         lines += [f"Along the last axis of what comes out stand the labels (id2label in config.json): {named}.", ""]
+    lines += _past(graphs)
+    lines += ["## In Python", "", "`pip install onnxruntime transformers`, and in this folder:", ""]
+    return "\n".join([*lines, "```python", code, "```", ""])
+
+
+def _graph(graph: Graph) -> list[str]:
+    rows = [
+        f"| {name} | {str(example.dtype).removeprefix('torch.')} | {_axes(graph, name)} |"
+        for name, example in graph.inputs.items()
+        if _first_layer(name)
+    ]
+    comes = "Comes out: " + ", ".join(filter(_first_layer, graph.outputs)) + "."
+    told = [f"- {note}" for note in notes(graph)]
+    return [f"## {graph.name}.onnx", "", "| goes in | dtype | axes |", "|---|---|---|", *rows, "", comes, "", *told, ""]
+
+
+def _past(graphs: Sequence[Graph]) -> list[str]:
+    """How what one pass leaves goes into the next; nothing where there is one alone."""
     makes = {graph.name for graph in graphs if any(name.startswith(PRESENT) for name in graph.outputs)}
     takes = {graph.name for graph in graphs if any(name.startswith(PAST) for name in graph.inputs)}
-    if takes:
-        first = ", ".join(f"{name}.onnx" for name in sorted(makes - takes))
-        lines += [
-            "Of every layer 0, 1, ... the same: what comes out as present.N goes in as past_key_values.N with the next "
-            f"token. {f'{first} is for the first token.' if first else 'With the first tokens the past has length 0.'}",
-            "",
-        ]
-    return "\n".join(lines)
+    if not takes:
+        return []
+    first = ", ".join(f"{name}.onnx" for name in sorted(makes - takes))
+    return [
+        "Of every layer 0, 1, ... the same: what comes out as present.N goes in as past_key_values.N with the next "
+        f"token. {f'{first} is for the first token.' if first else 'With the first tokens the past has length 0.'}",
+        "",
+    ]
 
 
 def _axes(graph: Graph, name: str) -> str:

@@ -90,6 +90,13 @@ class Seq2Seq:
         return written
 
 
+def start_id(model: Any) -> int:
+    """What a decoder that reads another text begins with."""
+    own = model.generation_config
+    told = (own.decoder_start_token_id, getattr(model.config, "decoder_start_token_id", None), own.bos_token_id)
+    return next((int(each) for each in told if each is not None), 0)
+
+
 def _written(case: Case) -> Any:
     """Some ids to be written, [rows, at least 4]."""
     import numpy as np

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from peftctl.exporters import onnx as exporter
 from peftctl.exporters import whole
 from peftctl.exporters.contract import Job
 from peftctl.exporters.export import Asked, export
+from peftctl.onnx import usage
+from peftctl.onnx.contract import Graph
 from peftctl.onnx.decoder import Decoder
 from peftctl.run import open_run
 from tests import jobs, tiny
@@ -26,8 +29,10 @@ from tests.integration import test_question_answering as answers
 from tests.integration import test_seq2seq as writers
 from tests.integration import test_tasks as tasks
 
+Ran = Callable[..., tuple[dict[str, Any], str]]
 STEP = {"epochs": 1, "batch_size": 32, "learning_rate": 1e-2}
 ENDS = 258
+TEXT = "The old red cat"  # as the cards have it
 
 
 def exported(run: Path, folder: Path) -> dict[str, Any]:
@@ -44,6 +49,28 @@ def small_bert(folder: Path) -> None:
     """Where the tests of tasks look for their model, one of a single layer: every layer takes a second to trace."""
     tiny.save(folder / "bert", tiny.encoder("bert", num_hidden_layers=1))
     tiny.wordpieces(tasks.WORDS).save_pretrained(folder / "bert")
+
+
+def snippet(folder: Path) -> str:
+    """The one piece of Python in the card."""
+    _, *pieces = (folder / "README.md").read_text().split("```python\n")
+    (piece,) = pieces
+    return piece.partition("```\n")[0]
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ran:
+    """Runs Python in a folder: the names that it leaves, and what it prints."""
+
+    def run(folder: Path, code: str = "") -> tuple[dict[str, Any], str]:
+        left: dict[str, Any] = {}
+        capsys.readouterr()
+        with monkeypatch.context() as here:
+            here.chdir(folder)
+            exec(code or snippet(folder), left)
+        return left, capsys.readouterr().out
+
+    return run
 
 
 def shapes(graph: Any) -> dict[str, list[Any]]:
@@ -105,7 +132,25 @@ def test_what_stands_beside_is_all_that_the_next_program_takes(llama: tuple[Path
     assert json.loads((out / "config.json").read_text())["dtype"] == "float32"
     assert AutoTokenizer.from_pretrained(out).chat_template == tiny.CHATML
     assert GenerationConfig.from_pretrained(out).eos_token_id == ENDS
-    assert "| attention_mask | batch_size, total_sequence_length |" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "| attention_mask | int64 | batch_size, total_sequence_length |" in card
+    assert "| past_key_values.0.key | float32 | batch_size, 2, past_sequence_length, 8 |" in card
+    assert "- attention_mask is 1 for tokens and 0 for padding, over past and new tokens" in card
+    assert "- position_ids are the place of each new token in its text" in card
+    assert "sentence_embedding" not in card
+
+
+def test_the_card_of_a_decoder_writes_what_the_run_answers_and_goes_on_with(
+    llama: tuple[Path, Path, Any], ran: Ran
+) -> None:
+    run, out, _ = llama
+    loaded, code = peftctl.load(run), snippet(out)
+    left, printed = ran(out)
+    assert printed == loaded.generate([{"role": "user", "content": TEXT}], max_new_tokens=20) + "\n"
+    assert len(set(left["written"])) > 2
+    left, printed = ran(out, code.replace("# ids =", "ids ="))
+    assert printed == loaded.generate(TEXT, max_new_tokens=20) + "\n"
+    assert left["length"] < len(loaded.ids(TEXT)) + 20  # which the message and its template are longer than
 
 
 def test_weights_are_beside_the_graph_once_and_no_path_is_in_it(llama: tuple[Path, Path, Any]) -> None:
@@ -164,8 +209,8 @@ def test_another_family_and_a_trained_model_itself(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
 
 
-def test_one_text_read_another_written(tmp_path: Path) -> None:
-    tiny.save(tmp_path / "t5", tiny.writer("t5", num_layers=1))
+def test_one_text_read_another_written(tmp_path: Path, ran: Ran) -> None:
+    tiny.save(tmp_path / "t5", tiny.writer("t5", num_layers=1, initializer_factor=3.0))  # by default it repeats itself
     run, _ = writers.train(tmp_path, "t5", train=STEP)
     out = tmp_path / "out"
     facts = exported(run, out)
@@ -188,10 +233,13 @@ def test_one_text_read_another_written(tmp_path: Path) -> None:
         graph = after
         written.append(int(said["logits"][0, -1].argmax()))
     assert written == wanted
+    left, printed = ran(out)
+    assert printed == loaded.generate(TEXT, max_new_tokens=20) + "\n"
+    assert len(set(left["written"])) > 2
 
 
 @pytest.mark.parametrize("rows", ["single", "tags"])
-def test_classes_are_those_of_the_run(tmp_path: Path, rows: str) -> None:
+def test_classes_are_those_of_the_run(tmp_path: Path, rows: str, ran: Ran) -> None:
     small_bert(tmp_path)
     run = tasks.train(tmp_path, "bert", rows, train=STEP)
     exported(run, tmp_path / "out")
@@ -204,13 +252,19 @@ def test_classes_are_those_of_the_run(tmp_path: Path, rows: str) -> None:
         wanted = loaded.model.eval()(**inputs).logits.numpy()
     seen = inputs["attention_mask"].numpy().astype(bool) if rows == "tags" else ...
     assert np.abs(found[seen] - wanted[seen]).max() <= 1e-4
+    left, printed = ran(tmp_path / "out")
+    with torch.no_grad():
+        wanted = loaded.model(**loaded.tokenizer(TEXT, return_tensors="pt")).logits.numpy()
+    assert printed == f"{left['said']['logits']}\n"
+    assert (left["said"]["logits"].argmax(-1) == wanted.argmax(-1)).all()
+    assert np.abs(left["said"]["logits"] - wanted).max() <= 1e-4
     labels = json.loads((tmp_path / "out" / "config.json").read_text())["id2label"]
     named = ", ".join(f"{number} {label}" for number, label in labels.items())
     assert f"stand the labels (id2label in config.json): {named}." in (tmp_path / "out" / "README.md").read_text()
     assert set(labels.values()) == ({"O", "B-NAME", "I-NAME"} if rows == "tags" else set(tasks.ANIMALS))
 
 
-def test_answers_are_those_of_the_run(tmp_path: Path) -> None:
+def test_answers_are_those_of_the_run(tmp_path: Path, ran: Ran) -> None:
     small_bert(tmp_path)
     run, _ = answers.train(tmp_path, answers.questions(), train=STEP)
     exported(run, tmp_path / "out")
@@ -224,10 +278,19 @@ def test_answers_are_those_of_the_run(tmp_path: Path) -> None:
     seen = inputs["attention_mask"].numpy().astype(bool)
     for one, other in zip(found, (said.start_logits, said.end_logits), strict=True):
         assert np.abs(one - other.numpy())[seen].max() <= 1e-4
+    left, printed = ran(tmp_path / "out")
+    with torch.no_grad():
+        wanted = loaded.model(**loaded.tokenizer("Which cat is it?", TEXT, return_tensors="pt"))
+    assert printed == f"{left['said']['start_logits']}\n"
+    for name in ("start_logits", "end_logits"):
+        assert left["said"][name].argmax() == wanted[name].argmax()
+        assert np.abs(left["said"][name] - wanted[name].numpy()).max() <= 1e-4
 
 
 @pytest.mark.parametrize(("kind", "pooling"), [("bert", "mean"), ("llama", "last")])
-def test_an_embedding_is_the_one_that_the_run_was_measured_with(tmp_path: Path, kind: str, pooling: str) -> None:
+def test_an_embedding_is_the_one_that_the_run_was_measured_with(
+    tmp_path: Path, kind: str, pooling: str, ran: Ran
+) -> None:
     small_bert(tmp_path)
     task = {**embeddings.NAME, "pooling": pooling}
     run, _ = embeddings.train(tmp_path, embeddings.pairs(40), kind, task=task, train=STEP)
@@ -245,6 +308,37 @@ def test_an_embedding_is_the_one_that_the_run_was_measured_with(tmp_path: Path, 
         ends = {"mean": lambda row, end: row[:end].mean(0), "last": lambda row, end: row[end - 1]}
         pooled = np.stack([ends[pooling](row, end) for row, end in zip(hidden, lengths, strict=True)])
         assert np.abs(found - pooled / np.linalg.norm(pooled, axis=1, keepdims=True)).max() <= 1e-5
+    left, printed = ran(tmp_path / "out")
+    given = loaded.tokenizer(TEXT, return_tensors="pt")
+    with torch.no_grad():
+        wanted = loaded.collate.task.outputs(loaded.model, [{name: given[name] for name in passes[0]}]).numpy()
+    assert printed == f"{left['said']['sentence_embedding']}\n"
+    assert np.abs(left["said"]["sentence_embedding"] - wanted).max() <= 1e-4
+    assert "of length 1. Rows are padded on the right" in (tmp_path / "out" / "README.md").read_text()
+
+
+class Ends:
+    """A tokenizer of letters, with a beginning and an end around every text."""
+
+    chat_template, bos_token_id, eos_token_id = None, 1, 2
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        ids = [ord(letter) for letter in text]
+        return {"input_ids": [1, *ids, 2] if add_special_tokens else ids}
+
+
+def test_a_card_says_and_feeds_what_the_graph_has() -> None:
+    inputs = {name: torch.zeros(2, 3, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
+    past = {"past_key_values.0.key": torch.zeros(2, 1, 3, 4)}
+    graph = Graph("model", lambda *_: (), inputs | past, {}, ("logits", "present.0.key"))
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[7]))
+    code = usage.code([graph], model, Ends())
+    compile(code, "README.md", "exec")
+    assert "position_ids" not in code + "".join(usage.notes(graph))
+    assert "if ids.item() in {2, 7}:" in code
+    assert f'ids = tokenizer("{TEXT}", return_tensors="np")["input_ids"][:, :-1]\n' in code
+    once = Graph("model", graph.compute, inputs, {}, ("logits",))
+    assert list(usage.notes(once)) == ["attention_mask is 1 for tokens and 0 for padding."]
 
 
 def test_what_cannot_be_merged_is_refused_before_weights_are_read(tmp_path: Path, tiny_model: Path) -> None:
