@@ -83,7 +83,8 @@ def publish_directory(target: Path) -> Iterator[Path]:
     On any exception the folder is removed and ``target`` never comes to exist; what a process that was killed left of
     it is removed the next time. Raises UsageError where ``target`` exists already and is no empty folder.
     """
-    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+    # A link cannot be renamed over, wherever it leads.
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target}: exists already", hint="name another place, or remove it first")
     with _writable(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)

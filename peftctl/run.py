@@ -175,7 +175,10 @@ def open_run(path: Path) -> Run:
     except ValueError:
         raise UsageError(f"{manifest} is not JSON") from None
     if not isinstance(facts, dict) or facts.get("kind") != "run":
-        raise UsageError(f"{manifest} is not the manifest of a run")
+        kind = facts.get("kind") if isinstance(facts, dict) else None
+        of = f"that of {'a merge' if kind == 'merge' else 'an export'}, not of a run" if kind else "not that of a run"
+        came = facts.get("run") if kind else None
+        raise UsageError(f"{manifest} is {of}", f"it was made of {came}" if came else "")
     return Run(path.absolute(), load_recipe(path / "resolved.yaml", max_bytes=RESOLVED_BYTES), facts)
 
 
@@ -210,6 +213,16 @@ def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
     return LoadedRun(run, model, tokenizer, collate, fast)
 
 
+def _check_there(run: Run) -> None:
+    """Raises UsageError where the run's base model was on this machine, and is no more where it was."""
+    base = run.manifest["base"]
+    if base["origin"] != "hub" and not Path(base["name"]).exists():
+        raise UsageError(
+            f"{run.path}: its base model is not at {base['source'] or base['name']} any more",
+            "--base PATH says where it is now",
+        )
+
+
 def at_base(run: Run, base: str | Path | None) -> Recipe:
     """The run's recipe with its base at ``base``; where it was a file and its plain folder is gone, with the file."""
     source = run.manifest["base"].get("source")
@@ -221,5 +234,6 @@ def at_base(run: Run, base: str | Path | None) -> Recipe:
     elif source and not Path(run.recipe.model.name).exists() and Path(source).exists():
         where, revision = source, None
     else:
+        _check_there(run)
         return run.recipe
     return run.recipe.with_settings("model", "--base", name=where, revision=revision)

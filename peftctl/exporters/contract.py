@@ -49,6 +49,10 @@ class Exporter(Protocol):
     def checked_with(self) -> Mapping[str, str]:
         """Modules that ``verify`` imports and a plain installation lacks, each with the extra that brings it."""
 
+    @property
+    def written_with(self) -> Mapping[str, str]:
+        """The same of modules that ``write`` imports."""
+
     def check(self, run: Run, type_: str) -> None:
         """Raises UsageError where this run cannot be exported so, with what to do instead; before weights are read."""
 

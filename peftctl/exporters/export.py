@@ -40,8 +40,9 @@ def export(run: Run, out: Path, asked: Asked, note: Callable[[str], None] = lamb
     type_ = _type(exporter, asked.type)
     if asked.base is not None and not exporter.opens_base:
         raise UsageError(f"--base: has no effect on {exporter.name}, which the base is no part of")
-    if asked.verify:
-        _check_installed(exporter)
+    if asked.base is not None and run.manifest["artifact"] == "model":
+        raise UsageError(f"--base: has no effect on {run.path}, which trained the model itself: it needs no base")
+    _check_installed(exporter, verify=asked.verify)
     run.check_intact()
     exporter.check(run, type_)
     says = {
@@ -112,8 +113,13 @@ def _meant(word: str, allowed: Mapping[str, Any] | tuple[str, ...]) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
-def _check_installed(exporter: Exporter) -> None:
-    for module, extra in exporter.checked_with.items():
+def _check_installed(exporter: Exporter, *, verify: bool) -> None:
+    for module, extra in exporter.written_with.items():
+        if find_spec(module) is None:
+            raise MachineError(
+                f"{exporter.name} is written with {module}, which is not installed", f"pip install 'peftctl[{extra}]'"
+            )
+    for module, extra in exporter.checked_with.items() if verify else ():
         if find_spec(module) is None:
             raise MachineError(
                 f"{exporter.name} is checked with {module}, which is not installed",

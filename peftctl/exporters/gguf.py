@@ -31,6 +31,7 @@ class Gguf:
     types: tuple[str, ...] = tuple(TYPES)
     opens_base: bool = True
     checked_with: Mapping[str, str] = field(default_factory=lambda: {"llama_cpp": "gguf"})
+    written_with: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, run: Run, type_: str) -> None:
         gguf_whole.check(run)

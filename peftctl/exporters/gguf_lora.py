@@ -31,6 +31,7 @@ class GgufLora:
     types: tuple[str, ...] = ("f32", "f16")
     opens_base: bool = True
     checked_with: Mapping[str, str] = field(default_factory=lambda: {"llama_cpp": "gguf"})
+    written_with: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, run: Run, type_: str) -> None:
         gguf_adapter.check(run)

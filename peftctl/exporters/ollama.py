@@ -50,6 +50,7 @@ class Ollama:
     types: tuple[str, ...] = (*TYPES, APART)
     opens_base: bool = True
     checked_with: Mapping[str, str] = field(default_factory=lambda: {"llama_cpp": "gguf"})
+    written_with: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, run: Run, type_: str) -> None:
         if type_ == APART:

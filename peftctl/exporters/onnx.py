@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from peftctl.run import Run, at_base
 from peftctl.sizes import size
 from peftctl.tasks import task_of
 
-WRITERS = ("onnx", "onnxscript")
 NEEDED = 2  # times the weights, in onnxruntime; they are written with one
 
 
@@ -49,13 +47,9 @@ class Onnx:
     types: tuple[str, ...] = ()
     opens_base: bool = True
     checked_with: Mapping[str, str] = field(default_factory=lambda: {"onnxruntime": "onnx"})
+    written_with: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(("onnx", "onnxscript"), "onnx"))
 
     def check(self, run: Run, type_: str) -> None:
-        for module in WRITERS:
-            if find_spec(module) is None:
-                raise MachineError(
-                    f"onnx is written with {module}, which is not installed", "pip install 'peftctl[onnx]'"
-                )
         whole.check(run)
 
     def write(self, job: Job) -> Written:

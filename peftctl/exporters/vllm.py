@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from peftctl.atomic import inventory, write_text
-from peftctl.errors import UsageError, VerificationError
+from peftctl.atomic import write_text
+from peftctl.card import training
+from peftctl.errors import UsageError
+from peftctl.exporters import as_trained, whole
 from peftctl.exporters import vllm_rules as rules
 from peftctl.exporters import vllm_serve as serve
-from peftctl.exporters import whole
 from peftctl.exporters.contract import Job
 from peftctl.exporters.vllm_serve import Served
 from peftctl.model import identity, load, locate
@@ -36,6 +37,7 @@ class Vllm:
     types: tuple[str, ...] = (MERGED, ADAPTER)
     opens_base: bool = True
     checked_with: Mapping[str, str] = field(default_factory=dict)  # vLLM is used where it is, and asked for nowhere
+    written_with: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, run: Run, type_: str) -> None:
         if type_ == MERGED:
@@ -72,7 +74,7 @@ class Vllm:
             _check_base(job.run, base)
             shutil.copytree(job.run.artifact, job.folder, dirs_exist_ok=True)
             served = serve.adapter_beside(job, found, base, adapter)
-        write_text(job.folder / CARD, served.card)
+        write_text(job.folder / CARD, f"{served.card}\n{training(job.run)}")
         return served
 
     def verify(self, job: Job, written: Served) -> Mapping[str, Any]:
@@ -114,15 +116,7 @@ def _folder(job: Job, written: Served) -> str:
     """How the folder is known to be what the run trained, without vLLM."""
     if merged := written.facts.get("merged"):
         return f"yes, loaded by transformers: {merged['compared']} compared with base and adapter"
-    prefix = f"{job.run.manifest['artifact']}/"
-    recorded = {
-        name.removeprefix(prefix): entry
-        for name, entry in job.run.manifest["files"].items()
-        if name.startswith(prefix) and name != f"{prefix}{CARD}"
-    }
-    found = {name: entry for name, entry in inventory(job.folder).items() if name != CARD}
-    if found != recorded:
-        raise VerificationError(f"{job.run.artifact} is not what the run's manifest says it is; nothing was published")
+    as_trained.unchanged(job)
     return "yes, loaded by transformers: every byte is as it was when its reload gave the trained model's logits"
 
 

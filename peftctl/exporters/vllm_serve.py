@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peftctl.card import title
 from peftctl.exporters import vllm_rules as rules
 from peftctl.exporters.contract import Job
 from peftctl.generate import stop_ids
@@ -56,7 +57,7 @@ def model(job: Job, found: str, facts: Mapping[str, Any]) -> Served:
     flags = _pooling(task)
     command = _command([HERE], flags)
     lines = [
-        f"# {job.run.path.name}, for vLLM",
+        f"# {title(job.run)}, for vLLM",
         f"A whole model: {_base(job)} with what peftctl trained in its weights.",
         *_serving(command),
     ]
@@ -75,7 +76,7 @@ def adapter_beside(job: Job, found: str, base: Base, adapter: rules.Adapter) -> 
     flags += ["--trust-remote-code"] if job.run.recipe.model.trust_remote_code else []
     command = _command([base.name], flags)
     lines = [
-        f"# {name}, for vLLM",
+        f"# {title(job.run)}, for vLLM",
         f"An adapter that peftctl trained, of rank {adapter.rank}, on {_base(job)}, which vLLM loads beside it.",
         *_serving(command),
         f"Requests ask for the model `{name}`; the base answers under its own name.",

@@ -137,7 +137,8 @@ def _held_out(source: Source, tokenizer: Any, note: Callable[[str], None]) -> li
         counted = replace(sources.tally(recipe.data), read=len(examples))
         encoded = encode(sources.Side(examples, counted), encoding, "held-out").encoded
     except (PeftctlError, OSError) as error:
-        note(f"the run's held-out rows cannot be used to compare: {error}")
+        why = error.message if isinstance(error, PeftctlError) else error
+        note(f"the run's held-out rows cannot be used to compare: {why}")
         return []
     return [encoded[number] for number in range(len(encoded))]
 

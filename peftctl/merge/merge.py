@@ -174,5 +174,6 @@ def check_room(folder: Path, bytes_: int, what: str = "the merged model") -> Non
     free = shutil.disk_usage(folder).free
     if bytes_ + SPARE > free:
         raise MachineError(
-            f"{folder.parent}: {what} takes {size(bytes_)}, {size(SPARE)} more are to stay free, and {size(free)} are"
+            f"{folder.parent}: {size(free)} are free on this disk; {what} takes {size(bytes_)}, and {size(SPARE)} are "
+            "to stay free"
         )

@@ -19,6 +19,8 @@ from peftctl.recipe.schema import ModelSettings
 from peftctl.tasks import Task
 
 EPS = 2.0**-23  # float32's
+MANIFEST_SAYS = "The run's manifest.json says on what data, with which method and settings, and what was measured."
+VECTORS = {"mean": "mean of its tokens'", "cls": "first token's", "last": "last token's"}
 
 
 def save(  # noqa: PLR0913 - what a folder is made of
@@ -50,6 +52,7 @@ def save(  # noqa: PLR0913 - what a folder is made of
             loaded,
             heads(model.get_base_model()),
         )
+        + _beside(task, tokenizer)
         + (f"\n{note}" if (note := types.note(model)) else ""),
     )
 
@@ -178,9 +181,18 @@ def _card(
     named = f"{base.source.name} (as a plain folder: {base.name})" if base.source else base.name
     return (
         f"# {artifact.capitalize()}\n\n"
-        f"Trained by peftctl on {named}{at}. The run's manifest.json says on what data, with which method and\n"
-        f"settings, and what was measured. {_loading(base, loads_with, auto, told, loaded, whole)}"
+        f"Trained by peftctl on {named}{at}. {MANIFEST_SAYS}\n\n"
+        f"{_loading(base, loads_with, auto, told, loaded, whole)}"
     )
+
+
+def _beside(task: Task, tokenizer: Any) -> str:
+    """What belongs to using it beside the weights."""
+    chats = ", with the chat template of training," if tokenizer.chat_template else ""
+    said = f"\nIts tokenizer{chats} is in this folder, too: `AutoTokenizer.from_pretrained`.\n"
+    if task.pooling:
+        said += f"\nA text's vector is the {VECTORS[task.pooling]} last_hidden_state, brought to length 1.\n"
+    return said
 
 
 def _loading(

@@ -138,7 +138,7 @@ class Task(Protocol):
 
     @property
     def arguments(self) -> str:
-        """What ``from_pretrained`` has to be told beside the folder, as code: ", num_labels=3" or ""."""
+        """What ``from_pretrained`` has to be told beside the folder, as code: ", num_labels=1" or ""."""
 
     def configure(self, config: Any) -> None:
         """Write what the head depends on into the model's config, before the model is made."""

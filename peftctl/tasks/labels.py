@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -39,3 +40,9 @@ def number(name: str, labels: Sequence[str], what: str) -> int:
         allowed = ", ".join(labels[:SHOWN]) + (f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else "")
         meant = f"; did you mean {near}?" if near else ""
         raise RowFault(f"{what} {name!r} is none of the {what}s; allowed: {allowed}{meant}", UNKNOWN) from None
+
+
+def told(labels: Sequence[str]) -> str:
+    """The argument by which ``from_pretrained`` gives a new head as many classes, with these names."""
+    names = ", ".join(f"{at}: {json.dumps(label, ensure_ascii=False)}" for at, label in enumerate(labels))
+    return f", id2label={{{names}}}"

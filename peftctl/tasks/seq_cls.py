@@ -44,7 +44,7 @@ class SequenceClassification(Defaults):
 
     @property
     def arguments(self) -> str:
-        return f", num_labels={1 if self.problem == REGRESSION else len(self.labels)}"
+        return ", num_labels=1" if self.problem == REGRESSION else names.told(self.labels)
 
     def of(self, settings: Any) -> SequenceClassification:
         return replace(self, labels=settings.labels or (), problem=settings.problem or SINGLE)

@@ -35,7 +35,7 @@ class TokenClassification(Defaults):
 
     @property
     def arguments(self) -> str:
-        return f", num_labels={len(self.labels)}"
+        return names.told(self.labels)
 
     def of(self, settings: Any) -> TokenClassification:
         return replace(self, labels=settings.labels or ())

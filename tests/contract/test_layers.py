@@ -23,7 +23,7 @@ NO_MEMBERS = {
     "generic", "generic_counts", "generic_facts", "generic_limits", "generic_settings", "generic_shapes",
     "generic_special", "prefix_cache", "parts", "defaults", "embeddings", "answers", "labels", "overlong", "padded",
     "ranks", "scores", "texts", "whole", "gguf_whole", "gguf_adapter", "vllm_rules", "vllm_serve", "vllm_compare",
-    "push",
+    "push", "as_trained",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "safetensors", "huggingface_hub"}
 LIGHT = ("cli", "recipe", "methods", "tasks", "formats", "objectives", "errors", "settings", "example", "text", "data")

@@ -73,6 +73,7 @@ class Names:
     types: tuple[str, ...] = ()
     opens_base: bool = False
     checked_with: Mapping[str, str] = field(default_factory=dict)
+    written_with: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, run: Run, type_: str) -> None:
         """It takes every run."""

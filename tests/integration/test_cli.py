@@ -129,6 +129,10 @@ def test_export_leaves_what_plain_peft_loads_and_refuses_what_was_tampered_with(
     code, out, _ = peftctl("export", run, tmp_path / "out", "--to", "adapter")
     assert (code, out) == (0, f"{tmp_path / 'out'}: adapter, verified: yes\n")
     assert AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out").peft_config["default"].r == 4
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "The run's manifest.json" not in card
+    assert "## Training" in card
+    assert "Its tokenizer, with the chat template of training, is in this folder" in card
     code, _, err = peftctl("export", run, tmp_path / "out", "--to", "adapter")
     assert (code, err) == (0, f"{tmp_path / 'out'} holds this already\n")
     (tmp_path / "out" / "README.md").write_text("mine")
@@ -290,7 +294,8 @@ def test_a_base_that_moved_is_named_and_must_be_the_same(tmp_path: Path) -> None
     made, _ = jobs.train(tmp_path, base)
     base.rename(tmp_path / "moved")
     rows = tmp_path / "train.jsonl"
-    assert peftctl("eval", made, "--data", rows)[0] == 2
+    code, _, err = peftctl("eval", made, "--data", rows)
+    assert (code, f"its base model is not at {base} any more" in err, "--base PATH" in err) == (2, True, True)
     assert peftctl("eval", made, "--data", rows, "--base", tmp_path / "moved")[0] == 0
     code, _, err = peftctl("eval", made, "--data", rows, "--base", tmp_path / "nowhere")
     assert (code, err.count("--base: no such file or folder: ")) == (2, 1)

@@ -295,8 +295,9 @@ def of_the_hub(run: Run, name: str = "acme/base") -> Run:
 
 
 def test_a_base_and_data_of_the_hub_are_named_for_the_hub(run: Path, tmp_path: Path) -> None:
-    facts = export(open_run(run), tmp_path / "out", Asked("adapter"))
-    made = push.portable(of_the_hub(open_run(run)), tmp_path / "out", facts, {}, REPO)["README.md"]
+    hubs = of_the_hub(open_run(run))
+    facts = export(hubs, tmp_path / "out", Asked("adapter"))
+    made = push.portable(hubs, tmp_path / "out", facts, {}, REPO)["README.md"]
     assert isinstance(made, bytes)
     said = front(made.decode())
     assert (said["base_model"], said["base_model_relation"]) == ("acme/base", "adapter")

@@ -225,6 +225,9 @@ def test_unchecked_is_said_and_what_is_not_there_to_check_with_is_named(
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
     with pytest.raises(MachineError, match=r"checked with llama_cpp, which is not installed(?s:.)*peftctl\[gguf\]"):
         export(open_run(runs["lora"]), tmp_path / "out", Asked("gguf"))
+    with pytest.raises(MachineError, match="onnx is written with onnx, which is not installed") as refused:
+        export(open_run(runs["lora"]), tmp_path / "out", Asked("onnx", verify=False))
+    assert refused.value.hint == "pip install 'peftctl[onnx]'"
     facts = export(open_run(runs["lora"]), tmp_path / "out", Asked("gguf", verify=False))
     assert (facts["verified"], facts["reason"]) == ("no", "--no-verify")
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["verify"] is False

@@ -170,6 +170,14 @@ def test_a_full_run_and_a_merged_model_are_models_already(tmp_path: Path, tiny_m
     whole = train(tmp_path, tiny_model, "full")
     with pytest.raises(UsageError, match="trained the model itself"):
         open_source(whole, None, lambda _: None)
+    facts = export(open_run(whole), tmp_path / "whole", Asked("merged"))
+    assert facts["verified"] == "yes"
+    assert tensors(tmp_path / "whole").keys() == tensors(whole / "model").keys()
+    assert "## Training" in (tmp_path / "whole" / "README.md").read_text()
+    with pytest.raises(UsageError, match=r"--base: has no effect on .*, which trained the model itself"):
+        export(open_run(whole), tmp_path / "other", Asked("merged", base=tiny_model))
+    with pytest.raises(UsageError, match=r"no adapter to export(?s:.)*--to merged"):
+        export(open_run(whole), tmp_path / "other", Asked("adapter"))
     merged(run, tmp_path / "out")
     with pytest.raises(UsageError, match="a merged model already"):
         open_source(tmp_path / "out", None, lambda _: None)

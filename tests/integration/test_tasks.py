@@ -111,12 +111,15 @@ def test_plain_peft_loads_adapter_and_head(tmp_path: Path) -> None:
     from peft import AutoPeftModelForSequenceClassification
 
     run = train(tmp_path, "bert", "single")
-    plain = AutoPeftModelForSequenceClassification.from_pretrained(run / "adapter", num_labels=3).eval()
+    named = 'id2label={0: "cat", 1: "cow", 2: "dog"}'
+    assert f", {named})\n" in (run / "adapter" / "README.md").read_text()
+    told = {"id2label": {0: "cat", 1: "cow", 2: "dog"}}
+    plain = AutoPeftModelForSequenceClassification.from_pretrained(run / "adapter", **told).eval()
+    assert plain.config.id2label == told["id2label"]
     loaded = peftctl.load(run)
     batch = loaded.collate(loaded.held_out().rows.encoded[:5])
     with torch.no_grad():
         assert torch.equal(plain(**batch["inputs"]).logits, loaded.model.eval()(**batch["inputs"]).logits)
-    assert "num_labels=3" in (run / "adapter" / "README.md").read_text()
 
 
 @pytest.mark.every

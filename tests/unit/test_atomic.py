@@ -181,7 +181,7 @@ def test_an_empty_folder_is_a_place_to_publish_in(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "link to an empty folder"])
 def test_nothing_is_published_over_what_exists(tmp_path: Path, kind: str) -> None:
     target = tmp_path / "out"
     if kind == "folder":
@@ -189,6 +189,9 @@ def test_nothing_is_published_over_what_exists(tmp_path: Path, kind: str) -> Non
         (target / "mine").touch()
     elif kind == "link":
         target.symlink_to("nowhere")
+    elif kind == "link to an empty folder":
+        target.symlink_to(tmp_path / ".empty")
+        (tmp_path / ".empty").mkdir()
     else:
         target.write_text("mine")
     entered = False
@@ -196,7 +199,7 @@ def test_nothing_is_published_over_what_exists(tmp_path: Path, kind: str) -> Non
         entered = True
     assert not entered
     assert str(refused.value) == f"{target}: exists already\nhint: name another place, or remove it first"
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert [p.name for p in tmp_path.iterdir() if p.name != ".empty"] == ["out"]
 
 
 def test_what_a_killed_writer_left_is_removed_and_what_another_is_writing_is_not(tmp_path: Path) -> None:

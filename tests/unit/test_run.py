@@ -68,7 +68,11 @@ def test_what_is_no_finished_run_is_refused_with_what_it_is(tmp_path: Path) -> N
     assert refused(tmp_path / "half") == (
         f"{tmp_path}/half is an adapter folder, not a run directory\nhint: name the folder above it"
     )
-    for text, fault in (("{", "is not JSON"), ("[]", "is not the manifest of a run"), ('{"kind": "export"}', "is not")):
+    for text, fault in (
+        ("{", "is not JSON"),
+        ("[]", "is not that of a run"),
+        ('{"kind": "export", "run": "a"}', "is that of an export, not of a run"),
+    ):
         (run / "manifest.json").write_text(text)
         assert refused(run).startswith(f"{run}/manifest.json {fault}")
 
