@@ -31,11 +31,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SLOW = tuple(Path(__file__).parent / folder for folder in ("integration", "properties", "distributed"))
 
 
+# Of these, which make many models, scripts/check takes what is marked quick; they are fast enough for every case.
+THOROUGH = {
+    f"test_{name}.py"
+    for name in (
+        "generic", "inspection_model", "lora_forms", "lora_places", "lora_variants", "merge_blocks", "preflight",
+        "prompt_methods", "selection", "xlora",
+    )
+}  # fmt: skip
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(folder) for folder in SLOW) and not item.get_closest_marker("quick"):
             item.add_marker("slow")
+        if item.path.name in THOROUGH and not item.get_closest_marker("quick"):
+            item.add_marker("thorough")
     _leave_out(config, items)
 
 
