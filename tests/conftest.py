@@ -35,7 +35,7 @@ SLOW = tuple(Path(__file__).parent / folder for folder in ("integration", "prope
 THOROUGH = {
     f"test_{name}.py"
     for name in (
-        "generic", "inspection_model", "lora_forms", "lora_places", "lora_variants", "merge_blocks", "preflight",
+        "generic", "inspection_adapter", "inspection_model", "lora_forms", "lora_places", "lora_variants", "merge_blocks", "preflight",
         "prompt_methods", "selection", "xlora",
     )
 }  # fmt: skip
