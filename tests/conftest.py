@@ -35,8 +35,8 @@ SLOW = tuple(Path(__file__).parent / folder for folder in ("integration", "prope
 THOROUGH = {
     f"test_{name}.py"
     for name in (
-        "generic", "inspection_adapter", "inspection_model", "lora_forms", "lora_places", "lora_variants", "merge_blocks", "preflight",
-        "prompt_methods", "selection", "xlora",
+        "generic", "inspection_adapter", "inspection_model", "lora_forms", "lora_places", "lora_variants",
+        "merge_blocks", "preflight", "prompt_methods", "selection", "xlora",
     )
 }  # fmt: skip
 
