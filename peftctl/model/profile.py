@@ -17,6 +17,8 @@ from peftctl.text.tokens import Encoded
 ROWS = (11, 7)
 SEED = 11
 LONGEST = 200  # characters of a library's message
+# How far back layers see, in a model's config: transformers says so by a mask, and packed rows have none.
+WINDOWS = ("sliding_window", "attention_chunk_size")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ def _why_not_packed(model: Any, base: Any, task: Task, rows: list[Encoded], dtyp
     """Why packed rows cannot be trusted, or "" where they gave what the rows give alone."""
     import torch
 
+    config = base.config.get_text_config()
+    windows = [window for name in WINDOWS if type(window := getattr(config, name, None)) is int]  # False is none
+    if windows and longest > min(windows):
+        return f"its attention sees {min(windows)} tokens, and rows are longer"
     try:
         alone = [_outcome(model, tensors(task.collate([row], Layout(0)))) for row in rows]
         packed = _said_to_be(longest, tensors(task.collate(rows, Layout(0, packed=True))))
@@ -103,7 +109,7 @@ def _why_not_packed(model: Any, base: Any, task: Task, rows: list[Encoded], dtyp
         return ""
     flat, flat_wanted = (torch.cat([each.flatten() for each in tensors]) for tensors in (grads, summed))
     # Two rows that see each other are off by their own size; 30 layers of bfloat16 by 8 % of it.
-    if not near(flat, flat_wanted, dtype, base.config.get_text_config().num_hidden_layers):
+    if not near(flat, flat_wanted, dtype, config.num_hidden_layers):
         return "rows that stand end to end have other gradients than alone"
     return ""
 

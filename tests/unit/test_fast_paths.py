@@ -196,6 +196,14 @@ def test_a_model_that_sees_no_further_than_a_window_is_packed_where_no_row_is_lo
         assert (made.packs, made.why_not) == (not wanted, wanted)
 
 
+def test_a_window_that_is_said_by_a_mask_alone_is_seen_too() -> None:
+    model = adapted("llama", torch.float32)
+    model.get_base_model().config.attention_chunk_size = 40  # as Llama 4's; nothing of it reaches the attention
+    for longest in (40, 41):
+        made = profile(model, TASK, slices_logits=True, dtype=model.dtype, longest=longest)
+        assert (made.packs, "sees 40 tokens" in made.why_not) == (longest == 40, longest > 40)
+
+
 def test_a_switched_off_adapter_is_off_in_the_fast_path_too() -> None:
     model = adapted("llama", torch.float32)
     fast = FastPaths(only(*PATHS), profile(model, TASK, slices_logits=True, dtype=model.dtype), METHOD)
