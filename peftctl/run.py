@@ -33,6 +33,8 @@ from peftctl.train import rundir
 
 # A resolved recipe names every target: a mixture of experts has tens of thousands.
 RESOLVED_BYTES = 50_000_000
+# Whose manifests are taken for a run's, by what they say of their kind.
+OTHERS = {"merged": "a merge", "export": "an export", "checkpoint": "a checkpoint"}
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,11 @@ def open_run(path: Path) -> Run:
     except ValueError:
         raise UsageError(f"{manifest} is not JSON") from None
     if not isinstance(facts, dict) or facts.get("kind") != "run":
-        kind = facts.get("kind") if isinstance(facts, dict) else None
-        of = f"that of {'a merge' if kind == 'merge' else 'an export'}, not of a run" if kind else "not that of a run"
-        came = facts.get("run") if kind else None
-        raise UsageError(f"{manifest} is {of}", f"it was made of {came}" if came else "")
+        said = facts if isinstance(facts, dict) else {}
+        other = OTHERS.get(str(said.get("kind")))
+        of = f"that of {other}, not of a run" if other else "not that of a run"
+        came = said.get("run") if other else None
+        raise UsageError(f"{manifest} is {of}", f"it was made of {came}" if isinstance(came, str) else "")
     return Run(path.absolute(), load_recipe(path / "resolved.yaml", max_bytes=RESOLVED_BYTES), facts)
 
 
@@ -188,10 +191,14 @@ def load(path: str | Path, base: str | Path | None = None) -> LoadedRun:
     ``base``: where its base model is now, if not where it was. Raises UsageError where there is no finished run, or
     where its base model is not the one it was trained on.
     """
+    return loaded(open_run(Path(path)), base)
+
+
+def loaded(run: Run, base: str | Path | None = None) -> LoadedRun:
+    """The same of a run that is open."""
     import torch
     from accelerate import Accelerator
 
-    run = open_run(Path(path))
     run.check_intact()
     recipe, task = run.recipe, task_of(run.recipe.task)
     found = located.locate(at_base(run, base), lambda _: None)

@@ -196,12 +196,12 @@ def _prompt(given: str | None) -> str:
 
 
 def _load(run: Path, base: Path | None) -> Any:
-    from peftctl import load, quiet
-    from peftctl.run import open_run
+    from peftctl import quiet
+    from peftctl.run import loaded, open_run
 
-    open_run(run)  # before the libraries, which take seconds to import
+    opened = open_run(run)  # before the libraries, which take seconds to import
     quiet.no_progress_bars()
-    return load(run, base)
+    return loaded(opened, base)
 
 
 def _sides(on: str) -> list[str]:

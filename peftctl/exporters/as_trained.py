@@ -26,13 +26,12 @@ def copy(job: Job) -> None:
 def unchanged(job: Job) -> Mapping[str, Any]:
     """Every file but the card is, byte for byte, the one whose reload gave the trained model's logits. Raises
     VerificationError."""
-    recorded = _but_the_card(recorded_in(job.run))
-    if _but_the_card(inventory(job.folder)) != recorded:
+    if _but_the_card(inventory(job.folder)) != _but_the_card(_recorded(job.run)):
         raise VerificationError(f"{job.run.artifact} is not what the run's manifest says it is; nothing was published")
     return {"verified": "yes", "reload": job.run.manifest["verified"]["reload"]}
 
 
-def recorded_in(run: Run) -> dict[str, Any]:
+def _recorded(run: Run) -> dict[str, Any]:
     """The files of what was trained, as the run's manifest has them, by their names in that folder."""
     prefix = f"{run.manifest['artifact']}/"
     return {

@@ -26,7 +26,6 @@ from peftctl.run import Run, at_base
 from peftctl.tasks import task_of
 
 MERGED, ADAPTER = "merged", "adapter"
-CARD = "README.md"
 MERGE = "--type merged"
 
 
@@ -74,7 +73,7 @@ class Vllm:
             _check_base(job.run, base)
             shutil.copytree(job.run.artifact, job.folder, dirs_exist_ok=True)
             served = serve.adapter_beside(job, found, base, adapter)
-        write_text(job.folder / CARD, f"{served.card}\n{training(job.run)}")
+        write_text(job.folder / as_trained.CARD, f"{served.card}\n{training(job.run)}")
         return served
 
     def verify(self, job: Job, written: Served) -> Mapping[str, Any]:

@@ -24,10 +24,13 @@ def copy(base: Path, folder: Path, pooling: str) -> None:
         return
     try:
         modules = [(each["type"], each["path"]) for each in json.loads((base / MODULES).read_text("utf-8"))]
-        pools = [json.loads((base / path / "config.json").read_text("utf-8")) for kind, path in modules if _pools(kind)]
-    except (OSError, ValueError, KeyError, TypeError):
+        if any(Path(path).name != path for _, path in modules if path):
+            return  # they lead elsewhere
+        modes = [_mode(json.loads((base / path / "config.json").read_text("utf-8")))
+                 for kind, path in modules if _pools(kind)]  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # they describe nothing
-    if [_mode(each) for each in pools] != [pooling] or any(Path(path).name != path for _, path in modules if path):
+    if modes != [pooling]:
         return
     for name in FILES:
         if (base / name).exists():

@@ -71,7 +71,10 @@ def test_what_is_no_finished_run_is_refused_with_what_it_is(tmp_path: Path) -> N
     for text, fault in (
         ("{", "is not JSON"),
         ("[]", "is not that of a run"),
-        ('{"kind": "export", "run": "a"}', "is that of an export, not of a run"),
+        ('{"kind": "other", "run": "a"}', "is not that of a run"),
+        ('{"kind": "merged"}', "is that of a merge, not of a run"),
+        ('{"kind": "checkpoint", "run": ["a"]}', "is that of a checkpoint, not of a run"),
+        ('{"kind": "export", "run": "a"}', "is that of an export, not of a run\nhint: it was made of a"),
     ):
         (run / "manifest.json").write_text(text)
         assert refused(run).startswith(f"{run}/manifest.json {fault}")

@@ -46,6 +46,10 @@ def test_a_description_that_is_damaged_or_leads_elsewhere_is_left(tmp_path: Path
     folder.mkdir()
     vectors.copy(described(tmp_path / "one", "../one/1_Pooling", pooling_mode="mean"), folder, "mean")
     base = described(tmp_path / "two", pooling_mode="mean")
-    (base / "modules.json").write_text("{")
+    for damaged in ("{", "[1]", '[{"type": 1, "path": ""}]', '[{"type": "Pooling", "path": 7}]'):
+        (base / "modules.json").write_text(damaged)
+        vectors.copy(base, folder, "mean")
+    base = described(tmp_path / "three", pooling_mode="mean")
+    (base / "1_Pooling" / "config.json").write_text("[]")
     vectors.copy(base, folder, "mean")
     assert list(folder.iterdir()) == []
